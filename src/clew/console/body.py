@@ -135,6 +135,27 @@ async def read_body(request: Request, limits: BodyLimits, share: InFlightShare) 
     return b"".join(chunks)
 
 
+async def discard_body(request: Request, limits: BodyLimits) -> None:
+    """Read what is left of a refused request, within bounds.
+
+    A connection closed on a sender that is still writing shows it a broken pipe instead of our answer, and it would
+    send the same again.
+
+    Args:
+        request: the request.
+        limits: the bounds to keep.
+    """
+    discarded_bytes = 0
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            async for chunk in request.stream():
+                discarded_bytes += len(chunk)
+                if discarded_bytes > limits.max_in_flight_bytes:
+                    return
+    except (TimeoutError, ClientDisconnect, RuntimeError):  # Starlette's RuntimeError: it was read to its end before
+        return
+
+
 def decompress(body: bytes, encoding: str, limits: BodyLimits) -> bytes:
     """Return the body with its Content-Encoding undone, never holding more than the limit.
 

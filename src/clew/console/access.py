@@ -1,0 +1,98 @@
+"""Who may send telemetry, and who may look at it.
+
+Without a token only programs on this machine may, and only when they call it by a loopback name: a page on the web
+can make a browser on this machine send requests here under a name of its own (DNS rebinding), but not under ours.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Why a request is refused: HTTP `status` 401 or 403 and a sentence that says what to do."""
+
+    status: int
+    message: str
+
+
+def refusal_to_send(request: Request, token: str | None) -> Refusal | None:
+    """Return why this request may not bring telemetry, or None when it may.
+
+    Args:
+        request: the request.
+        token: what senders must present as a bearer token; None lets programs on this machine send without one.
+    """
+    if token is not None:
+        if _has_bearer(request, token):
+            return None
+        return Refusal(status=401, message="the bearer token is missing or wrong: send Authorization: Bearer <token>")
+    return _refusal_without_token(request, "to receive from elsewhere, set CLEW_CONSOLE_TOKEN and send it")
+
+
+def refusal_to_read(request: Request, admin_token: str | None) -> Refusal | None:
+    """Return why this request may not see telemetry, or None when it may.
+
+    Args:
+        request: the request.
+        admin_token: a bearer token that opens the console to any client; without it, programs on this machine only.
+    """
+    if admin_token is not None and _has_bearer(request, admin_token):
+        return None
+    refusal = _refusal_without_token(request, "to look from elsewhere, set CLEW_CONSOLE_ADMIN_TOKEN and send it")
+    if refusal is not None and admin_token is not None:
+        return Refusal(status=401, message="the admin token is missing or wrong: send Authorization: Bearer <token>")
+    return refusal
+
+
+def is_loopback_name(host: str) -> bool:
+    """Return whether a host name or address, without a port, can only mean this machine.
+
+    Args:
+        host: such as ``localhost``, ``127.0.0.1`` or ``::1``.
+
+    Example:
+        >>> is_loopback_name("127.0.0.1"), is_loopback_name("0.0.0.0"), is_loopback_name("localhost.evil.example")
+        (True, False, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _refusal_without_token(request: Request, mend: str) -> Refusal | None:
+    client = request.client
+    is_forwarded = any(name in request.headers for name in _FORWARDED)  # a proxy's client is not on this machine
+    if client is None or is_forwarded or not is_loopback_name(client.host):
+        return Refusal(status=403, message=f"only programs on this machine are let in without a token; {mend}")
+    host = _without_port(request.headers.get("host", ""))
+    if not is_loopback_name(host):
+        return Refusal(
+            status=403,
+            message=f"the Host header {host[:80]!r} is not a name of this machine alone: use localhost or 127.0.0.1",
+        )
+    return None
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _has_bearer(request: Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    matches = hmac.compare_digest(given.strip().encode(), token.encode())  # in constant time
+    return matches and scheme.lower() == "bearer"
