@@ -1,1 +1,61 @@
-"""clew."""
+"""clew: one thread through HTTP requests, queue messages, scheduled jobs, agent handoffs and LLM calls.
+
+This is all that app code imports.
+
+Example:
+    >>> import clew
+    >>> clew.configure(service_name="orders")
+    >>> with clew.span("price", sku="A-17") as span:
+    ...     span.set("currency", "EUR")
+"""
+
+from clew._version import __version__
+from clew.agents.task import agent, agent_task, handoff
+from clew.diagnostics import ClewError
+from clew.engine.concurrency import carry, submit
+from clew.engine.context import correlation, correlation_id, extract, inject
+from clew.engine.exposition import prometheus_text
+from clew.engine.logs import get_logger
+from clew.engine.metrics import counter, gauge, histogram, timer, up_down_counter
+from clew.engine.operation import Operation
+from clew.engine.runtime import accounts, configure, flush, shutdown
+from clew.engine.spans import span, trace_id
+from clew.engine.summary import summary
+from clew.instrumentation.registry import instrument
+from clew.jobs.run import job
+from clew.llm.call import llm_call
+from clew.settings import Settings, SettingsError
+
+__all__ = [
+    "ClewError",
+    "Operation",
+    "Settings",
+    "SettingsError",
+    "__version__",
+    "accounts",
+    "agent",
+    "agent_task",
+    "carry",
+    "configure",
+    "correlation",
+    "correlation_id",
+    "counter",
+    "extract",
+    "flush",
+    "gauge",
+    "get_logger",
+    "handoff",
+    "histogram",
+    "inject",
+    "instrument",
+    "job",
+    "llm_call",
+    "prometheus_text",
+    "shutdown",
+    "span",
+    "submit",
+    "summary",
+    "timer",
+    "trace_id",
+    "up_down_counter",
+]

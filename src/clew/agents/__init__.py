@@ -1,0 +1,1 @@
+"""Agents: who works on a task, and who handed it to whom."""

@@ -1,0 +1,124 @@
+"""The metrics that do not belong to one kind of operation, or that an operation records beside its duration."""
+
+from __future__ import annotations
+
+from clew.catalog import semconv
+from clew.catalog.kind import BYTES_BUCKETS, LONG_SECONDS_BUCKETS, TOKENS_BUCKETS, Metric
+
+HTTP_LABELS = (
+    semconv.HTTP_REQUEST_METHOD,
+    semconv.HTTP_ROUTE,
+    semconv.HTTP_RESPONSE_STATUS_CODE,
+    semconv.URL_SCHEME,
+)
+
+HTTP_REQUEST_SIZE = Metric(
+    name=semconv.HTTP_SERVER_REQUEST_BODY_SIZE,
+    type="histogram",
+    unit="By",
+    description="Size of HTTP request bodies as received.",
+    labels=HTTP_LABELS,
+    buckets=BYTES_BUCKETS,
+)
+HTTP_RESPONSE_SIZE = Metric(
+    name=semconv.HTTP_SERVER_RESPONSE_BODY_SIZE,
+    type="histogram",
+    unit="By",
+    description="Size of HTTP response bodies as sent.",
+    labels=HTTP_LABELS,
+    buckets=BYTES_BUCKETS,
+)
+WEBSOCKET_MESSAGES = Metric(
+    name="clew.websocket.messages",
+    type="counter",
+    unit="{message}",
+    description="Messages that crossed websockets.",
+    labels=(semconv.HTTP_ROUTE, "clew.websocket.direction"),
+)
+MESSAGES_SENT = Metric(
+    name=semconv.MESSAGING_CLIENT_SENT_MESSAGES,
+    type="counter",
+    unit="{message}",
+    description="Messages that producers sent.",
+    labels=(semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME, semconv.ERROR_TYPE),
+)
+MESSAGES_CONSUMED = Metric(
+    name=semconv.MESSAGING_CLIENT_CONSUMED_MESSAGES,
+    type="counter",
+    unit="{message}",
+    description="Messages that were delivered to consumers.",
+    labels=(semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME, semconv.ERROR_TYPE),
+)
+QUEUE_WAIT = Metric(
+    name="clew.queue.wait.duration",
+    type="histogram",
+    unit="s",
+    description="Time between sending a message and starting to process it.",
+    labels=(semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME),
+    buckets=LONG_SECONDS_BUCKETS,
+)
+QUEUE_REJECTED = Metric(
+    name="clew.queue.rejected",
+    type="counter",
+    unit="{message}",
+    description="Messages whose envelope could not be read.",
+    labels=(semconv.MESSAGING_DESTINATION_NAME, semconv.ERROR_TYPE),
+)
+JOB_LATENESS = Metric(
+    name="clew.job.lateness",
+    type="histogram",
+    unit="s",
+    description="Time between when a run was due and when it started.",
+    labels=("clew.job.name",),
+    buckets=LONG_SECONDS_BUCKETS,
+)
+JOB_MISFIRES = Metric(
+    name="clew.job.misfires",
+    type="counter",
+    unit="{run}",
+    description="Runs that were due but were not started, because they were too late or because of too many running.",
+    labels=("clew.job.name", "clew.job.misfire.reason"),
+)
+LLM_TOKENS = Metric(
+    name=semconv.GEN_AI_CLIENT_TOKEN_USAGE,
+    type="histogram",
+    unit="{token}",
+    description="Tokens used by LLM calls.",
+    labels=(
+        semconv.GEN_AI_OPERATION_NAME,
+        semconv.GEN_AI_PROVIDER_NAME,
+        semconv.GEN_AI_REQUEST_MODEL,
+        semconv.GEN_AI_TOKEN_TYPE,
+    ),
+    buckets=TOKENS_BUCKETS,
+)
+TELEMETRY_EMITTED = Metric(
+    name="clew.telemetry.emitted",
+    type="counter",
+    unit="{item}",
+    description="Spans, log records and metric points that were made.",
+    labels=("clew.signal",),
+)
+TELEMETRY_DELIVERED = Metric(
+    name="clew.telemetry.delivered",
+    type="counter",
+    unit="{item}",
+    description="Spans, log records and metric points that an endpoint accepted.",
+    labels=("clew.signal",),
+)
+TELEMETRY_DROPPED = Metric(
+    name="clew.telemetry.dropped",
+    type="counter",
+    unit="{item}",
+    description="Spans, log records and metric points that were lost, by reason.",
+    labels=("clew.signal", "clew.drop.reason"),
+)
+TELEMETRY_PENDING = Metric(
+    name="clew.telemetry.pending",
+    type="gauge",
+    unit="{item}",
+    description="Spans, log records and metric points that wait in memory or in this process's part of the spool.",
+    labels=("clew.signal",),
+)
+
+METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

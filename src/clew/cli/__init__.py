@@ -1,0 +1,1 @@
+"""The ``clew`` command: one file per command group."""

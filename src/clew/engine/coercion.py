@@ -1,0 +1,117 @@
+"""Whatever an app gives as a value, turned into something that telemetry can carry. Never raises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, Final
+from uuid import UUID
+
+from opentelemetry.util.types import AttributeValue
+
+from clew.diagnostics import report
+
+MAX_LABEL_LENGTH: Final = 256
+MAX_ITEMS: Final = 1_000
+_INT64: Final = range(-(2**63), 2**63)
+_SCALARS: Final = (str, bool, int, float)
+
+
+def attribute_value(value: Any, *, max_length: int) -> AttributeValue:
+    """Return ``value`` as an attribute: scalars and flat lists as they are, the rest as text.
+
+    Args:
+        value: anything, also an object whose ``str()`` raises.
+        max_length: characters that are kept of a text.
+
+    Example:
+        >>> from decimal import Decimal
+        >>> attribute_value(Decimal("9.90"), max_length=100)
+        '9.90'
+        >>> attribute_value({"a": [1, 2]}, max_length=100)
+        '{"a": [1, 2]}'
+    """
+    kind = type(value)
+    if kind is str:
+        return value if len(value) <= max_length else cut(value, max_length)
+    if kind is bool or kind is float:
+        return value  # type: ignore[no-any-return]
+    if kind is int:
+        return value if value in _INT64 else str(value)
+    try:
+        return _other(value, max_length)
+    except Exception as error:
+        report("attribute", f"a {kind.__qualname__} can't be an attribute ({type(error).__name__})")
+        return f"<{kind.__qualname__} without a text form>"
+
+
+def _other(value: Any, max_length: int) -> AttributeValue:
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return cut(value[: max_length * 4].decode("utf-8", "backslashreplace"), max_length)
+    if isinstance(value, Enum):
+        return attribute_value(value.value, max_length=max_length)
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (Decimal, UUID, PurePath)):
+        return cut(str(value), max_length)
+    if isinstance(value, _SCALARS):
+        # Subclasses of the scalars, such as numpy's or an app's own
+        for scalar in (bool, int, float, str):
+            if isinstance(value, scalar):
+                return attribute_value(scalar(value), max_length=max_length)
+    if isinstance(value, (list, tuple)) and value and _is_flat(value):
+        texts = [cut(item, max_length) if isinstance(item, str) else item for item in value[:MAX_ITEMS]]
+        return tuple(texts)
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return cut(json.dumps(value, default=_plain, ensure_ascii=False), max_length)
+    return cut(str(value), max_length)
+
+
+def _is_flat(value: Sequence[Any]) -> bool:
+    first = type(value[0])
+    return first in _SCALARS and all(
+        type(item) is first and (first is not int or item in _INT64) for item in value[:MAX_ITEMS]
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    return str(value)
+
+
+def label_value(value: Any) -> str | int:
+    """Return ``value`` as a metric label: a short text, or an integer.
+
+    Example:
+        >>> label_value(True), label_value(404), label_value(None)
+        ('true', 404, '')
+    """
+    kind = type(value)
+    if kind is str:
+        return value if len(value) <= MAX_LABEL_LENGTH else cut(value, MAX_LABEL_LENGTH)
+    if kind is int:
+        return value if value in _INT64 else str(value)
+    if kind is bool:
+        return "true" if value else "false"
+    return str(attribute_value(value, max_length=MAX_LABEL_LENGTH))
+
+
+def cut(text: str, max_length: int) -> str:
+    """Return ``text`` with at most ``max_length`` characters, the last one an ellipsis where something is missing.
+
+    Example:
+        >>> cut("labyrinth", 5)
+        'laby…'
+    """
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"

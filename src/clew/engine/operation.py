@@ -1,0 +1,463 @@
+"""The operation: one ``with`` block from which a span, metrics and log events are made, for every kind of work."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+
+from clew import clock
+from clew.catalog import semconv
+from clew.catalog.kind import OperationKind, Role
+from clew.diagnostics import is_strict, report
+from clew.engine import logs, runtime
+from clew.engine.coercion import attribute_value, cut
+from clew.engine.context import Carried, correlation_id, extract, inject, new_correlation_id, with_correlation_id
+from clew.engine.metrics import Histogram, UpDownCounter, registry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_NAME_LENGTH: Final = 256
+_SPAN_KINDS: Final = {
+    Role.INTERNAL: SpanKind.INTERNAL,
+    Role.SERVER: SpanKind.SERVER,
+    Role.CLIENT: SpanKind.CLIENT,
+    Role.PRODUCER: SpanKind.PRODUCER,
+    Role.CONSUMER: SpanKind.CONSUMER,
+}
+
+Linkable = Carried | SpanContext | Mapping[Any, Any]
+
+
+class Operation:
+    """A piece of work of one kind. A context manager, for ``with`` and ``async with``, and a decorator.
+
+    Made by :func:`clew.span` and the functions of each domain, never by app code itself.
+
+    Args:
+        kind: the row of the catalogue.
+        attributes: what is known at the start; keys are attribute names.
+        name: the span's name where it is not derived from the attributes.
+        parent: a carrier or context that the span continues; by default the current one.
+        links: carriers or span contexts that the span is linked to.
+        root: start a new trace whatever is current.
+
+    Example:
+        >>> import clew
+        >>> with clew.span("price", sku="A-17") as span:
+        ...     span.set("currency", "EUR")
+    """
+
+    __slots__ = (
+        "_active_labels",
+        "_error",
+        "_given",
+        "_links",
+        "_name",
+        "_parent",
+        "_root",
+        "_span",
+        "_started_ns",
+        "_token",
+        "attributes",
+        "context",
+        "error_type",
+        "kind",
+    )
+
+    def __init__(
+        self,
+        kind: OperationKind,
+        attributes: dict[str, Any],
+        *,
+        name: str | None = None,
+        parent: Carried | Context | Mapping[Any, Any] | None = None,
+        links: Iterable[Linkable] = (),
+        root: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.attributes: dict[str, Any] = dict(attributes)
+        self.error_type: str | None = None
+        self.context: Context | None = None
+        self._name = name
+        self._parent = parent
+        self._links = links
+        self._root = root
+        self._given = attributes
+        self._span: trace.Span = trace.INVALID_SPAN
+        self._token: Token[Context] | None = None
+        self._started_ns = 0
+        self._active_labels: dict[str, Any] | None = None
+        self._error: BaseException | None = None
+
+    # What a user does with it
+
+    def set(self, key: str, value: Any) -> None:
+        """Set an attribute. Anything is taken: what telemetry can't carry is turned into text."""
+        try:
+            text = str(key)
+            self.attributes[text] = value
+            if self._span.is_recording():
+                self._span.set_attribute(text, self._attribute(value))
+        except Exception as error:
+            report("span.set", error)
+
+    def set_all(self, attributes: Mapping[str, Any]) -> None:
+        """Set several attributes."""
+        for key, value in attributes.items():
+            self.set(key, value)
+
+    def event(self, name: str, **attributes: Any) -> None:
+        """Add an event: something that happened at a moment within the span."""
+        try:
+            if self._span.is_recording():
+                values = {key: self._attribute(value) for key, value in attributes.items()}
+                self._span.add_event(cut(str(name), MAX_NAME_LENGTH), values)
+        except Exception as error:
+            report("span.event", error)
+
+    def link(self, target: Linkable) -> None:
+        """Link the span to another, given by a carrier that :func:`clew.inject` wrote or by its context."""
+        try:
+            for link in _links((target,)):
+                self._span.add_link(link.context, link.attributes)
+        except Exception as error:
+            report("span.link", error)
+
+    def fail(self, error: BaseException | str, message: str = "") -> None:
+        """Mark the operation as failed without raising.
+
+        Args:
+            error: the exception, or a low-cardinality name of what went wrong, such as ``"timeout"``.
+            message: what a person should read.
+        """
+        try:
+            if isinstance(error, BaseException):
+                self._error = error
+                self.error_type = type(error).__qualname__
+                text = message or logs._message(error)
+                if self._span.is_recording():
+                    self._span.add_event(
+                        "exception",
+                        {
+                            semconv.EXCEPTION_TYPE: type(error).__qualname__,
+                            semconv.EXCEPTION_MESSAGE: cut(text, runtime.state.max_value_length),
+                            semconv.EXCEPTION_STACKTRACE: logs._stacktrace(error),
+                        },
+                    )
+            else:
+                self.error_type, text = str(error), message
+            if self._span.is_recording():
+                self._span.set_status(Status(StatusCode.ERROR, cut(text, runtime.state.max_value_length)))
+        except Exception as problem:
+            report("span.fail", problem)
+
+    @property
+    def name(self) -> str:
+        """The span's name."""
+        return cut(self._name or self.kind.title(self.attributes), MAX_NAME_LENGTH)
+
+    def rename(self, name: str | None = None) -> None:
+        """Give the span another name; by default the one its kind derives from the attributes of now."""
+        self._name = name
+        if self._span.is_recording():
+            self._span.update_name(self.name)
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id in 32 hexadecimal digits, or ``""`` when tracing is off."""
+        span_context = self._span.get_span_context()
+        return trace.format_trace_id(span_context.trace_id) if span_context.is_valid else ""
+
+    @property
+    def span_id(self) -> str:
+        """The span's id in 16 hexadecimal digits, or ``""`` when tracing is off."""
+        span_context = self._span.get_span_context()
+        return trace.format_span_id(span_context.span_id) if span_context.is_valid else ""
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The correlation id of the work."""
+        return correlation_id(self.context) if self.context is not None else None
+
+    @property
+    def carrier(self) -> dict[str, str]:
+        """The thread at this operation, to be carried somewhere else."""
+        with Carried(self.context or Context()):
+            return inject({})
+
+    # Its life: begin and finish are for callers that must not hold a context attached, such as generators
+
+    def begin(self, *, start_time_ns: int | None = None) -> None:
+        """Start the span and count the operation as active, without making it current."""
+        try:
+            self._begin(start_time_ns)
+        except Exception as error:
+            if is_strict():
+                raise
+            report(f"operation {self.kind.name}", error)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the span and record the metrics and events."""
+        try:
+            self._finish(error)
+        except Exception as problem:
+            if is_strict():
+                raise
+            report(f"operation {self.kind.name}", problem)
+
+    def attach(self) -> Token[Context] | None:
+        """Make the operation current; detach with the token that is returned."""
+        return otel_context.attach(self.context) if self.context is not None else None
+
+    def __enter__(self) -> Operation:
+        self.begin()
+        self._token = self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.finish(error)
+        finally:
+            token, self._token = self._token, None
+            if token is not None:
+                otel_context.detach(token)
+
+    async def __aenter__(self) -> Operation:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Make every call of ``function`` an operation of its own: sync, async, a generator or an async generator."""
+        return _decorate(self, function)
+
+    def _again(self) -> Operation:
+        """Return a fresh operation like this one, for one call of a decorated function."""
+        return type(self)(
+            self.kind, self._given, name=self._name, parent=self._parent, links=self._links, root=self._root
+        )
+
+    def _attribute(self, value: Any) -> Any:
+        return attribute_value(value, max_length=runtime.state.max_value_length)
+
+    def _begin(self, start_time_ns: int | None) -> None:
+        state = runtime.ready()
+        context = self._parent_context()
+        if correlation_id(context) is None:
+            context = with_correlation_id(new_correlation_id(), context)
+        if state.tracer is not None:
+            self._span = state.tracer.start_span(
+                self.name,
+                context=context,
+                kind=_SPAN_KINDS[self.kind.role],
+                attributes={key: self._attribute(value) for key, value in self.attributes.items()},
+                links=_links(self._links),
+                start_time=start_time_ns,
+                record_exception=False,
+                set_status_on_exception=False,
+            )
+            context = trace.set_span_in_context(self._span, context)
+        self.context = context
+        self._started_ns = clock.monotonic_ns()
+        if self.kind.active is not None:
+            labels = self.kind.active.labels
+            self._active_labels = {key: self.attributes[key] for key in labels if key in self.attributes}
+            _active(self.kind).bind(**self._active_labels).add(1)
+        if self.kind.events.start is not None:
+            self._write_event(self.kind.events.level, self.kind.events.start)
+
+    def _parent_context(self) -> Context:
+        parent = self._parent
+        if isinstance(parent, Carried):
+            context = parent.context
+        elif isinstance(parent, Context):
+            context = parent
+        elif parent is not None:
+            context = extract(parent).context
+        else:
+            context = otel_context.get_current()
+        return trace.set_span_in_context(trace.INVALID_SPAN, context) if self._root else context
+
+    def _finish(self, error: BaseException | None) -> None:
+        if self.context is None:
+            return
+        duration_s = (clock.monotonic_ns() - self._started_ns) / 1e9
+        if isinstance(error, Exception):
+            if error is not self._error:
+                self.fail(error)
+        elif error is not None and not isinstance(error, GeneratorExit) and self.error_type is None:
+            # Cancellation and interpreter exit are no failures of the work, but it did not finish either
+            self.error_type = "cancelled"
+            self._span.set_attribute(semconv.ERROR_TYPE, "cancelled")
+        token = otel_context.attach(self.context)
+        try:
+            if self.error_type is not None:
+                self.set(semconv.ERROR_TYPE, self.error_type)
+            self._record_metrics(duration_s)
+            self._write_end(duration_s)
+        finally:
+            otel_context.detach(token)
+            self._span.end()
+
+    def _record_metrics(self, duration_s: float) -> None:
+        if self._active_labels is not None:
+            _active(self.kind).bind(**self._active_labels).add(-1)
+        if self.kind.duration is not None:
+            labels = {
+                key: self.attributes[key]
+                for key in self.kind.duration.labels
+                if key in self.attributes and self.attributes[key] is not None
+            }
+            _duration(self.kind).bind(**labels).record(duration_s)
+
+    def _write_end(self, duration_s: float) -> None:
+        events = self.kind.events
+        if self.error_type is not None and self.error_type != "cancelled":
+            if events.error is not None:
+                fields = {"duration_s": round(duration_s, 6), "exc_info": self._error}
+                self._write_event("error", events.error, fields)
+        elif events.end is not None:
+            self._write_event(events.level, events.end, {"duration_s": round(duration_s, 6)})
+
+    def _write_event(self, level: str, event: str, fields: Mapping[str, Any] | None = None) -> None:
+        stream = runtime.state.log_stream
+        if stream is None or self.context is None:
+            return
+        token = otel_context.attach(self.context)
+        try:
+            logs.write_event(stream, level, event, f"clew.{self.kind.name}", {**self.attributes, **(fields or {})})
+        finally:
+            otel_context.detach(token)
+
+
+def _active(kind: OperationKind) -> UpDownCounter:
+    return cast(UpDownCounter, registry.declared(cast(Any, kind.active)))
+
+
+def _duration(kind: OperationKind) -> Histogram:
+    return cast(Histogram, registry.declared(cast(Any, kind.duration)))
+
+
+def _links(targets: Iterable[Linkable]) -> list[Link]:
+    links = []
+    for target in targets:
+        if isinstance(target, SpanContext):
+            span_context = target
+        elif isinstance(target, Carried):
+            span_context = target.span_context
+        else:
+            span_context = extract(target).span_context
+        if span_context.is_valid:
+            links.append(Link(span_context))
+    return links
+
+
+def _decorate(recipe: Operation, function: Callable[P, R]) -> Callable[P, R]:
+    if inspect.isasyncgenfunction(function):
+        return cast(Callable[P, R], _async_generator(recipe, cast(Any, function)))
+    if inspect.isgeneratorfunction(function):
+        return cast(Callable[P, R], _generator(recipe, cast(Any, function)))
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
+            with recipe._again():
+                return await function(*args, **kwargs)
+
+        return cast(Callable[P, R], coroutine)
+
+    @functools.wraps(function)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        with recipe._again():
+            return function(*args, **kwargs)
+
+    return plain
+
+
+def _generator(recipe: Operation, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        operation = recipe._again()
+        operation.begin()
+        inner = function(*args, **kwargs)
+        resume: Callable[[], Any] = functools.partial(next, inner)
+        error: BaseException | None = None
+        try:
+            while True:
+                # Attached only while the function runs: a caller between two steps has its own context
+                token = operation.attach()
+                try:
+                    item = resume()
+                except StopIteration as stop:
+                    return stop.value
+                finally:
+                    if token is not None:
+                        otel_context.detach(token)
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    inner.close()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - whatever is thrown in belongs to the function
+                    resume = functools.partial(inner.throw, thrown)
+                else:
+                    resume = functools.partial(inner.send, sent)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            operation.finish(error)
+
+    return wrapped
+
+
+def _async_generator(recipe: Operation, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        operation = recipe._again()
+        operation.begin()
+        inner = function(*args, **kwargs)
+        resume: Callable[[], Any] = inner.__anext__
+        error: BaseException | None = None
+        try:
+            while True:
+                # Never attached across a yield: the consumer may be another task, and detaching there fails
+                token = operation.attach()
+                try:
+                    item = await resume()
+                except StopAsyncIteration:
+                    return
+                finally:
+                    if token is not None:
+                        otel_context.detach(token)
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    await inner.aclose()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - whatever is thrown in belongs to the function
+                    resume = functools.partial(inner.athrow, thrown)
+                else:
+                    resume = functools.partial(inner.asend, sent)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            operation.finish(error)
+
+    return wrapped

@@ -1,0 +1,262 @@
+"""The state of the process: configured once, found by everything, flushed and shut down within one deadline."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing.util
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span
+
+from clew import diagnostics
+from clew.catalog.metrics import TELEMETRY_DELIVERED, TELEMETRY_DROPPED, TELEMETRY_EMITTED, TELEMETRY_PENDING
+from clew.engine import logs
+from clew.engine.context import correlation_id, install_propagators
+from clew.engine.metrics import registry
+from clew.pipeline.ledger import Account
+from clew.pipeline.providers import Pipeline
+from clew.pipeline.redaction import Redactor
+from clew.pipeline.transport import Transport
+from clew.settings import Settings, Signal
+
+logger = logging.getLogger("clew")
+
+CORRELATION_ATTRIBUTE: Final = "clew.correlation.id"
+
+
+@dataclass(slots=True, kw_only=True, weakref_slot=True)
+class State:
+    """What the engine needs at hand.
+
+    Attributes:
+        settings: the settings in force, or ``None`` before :func:`configure`.
+        pipeline: telemetry's way out, or ``None`` when everything is off.
+        tracer: starts spans, or ``None`` when tracing is off.
+        log_stream: takes log events, or ``None`` before :func:`configure`.
+        max_value_length: characters that are kept of an attribute's value.
+        capturing: a test holds what is emitted; what the app configures is of no consequence.
+    """
+
+    settings: Settings | None = None
+    pipeline: Pipeline | None = None
+    tracer: trace.Tracer | None = None
+    log_stream: logs.LogStream | None = None
+    max_value_length: int = 8_192
+    capturing: bool = False
+
+
+state: Final = State()
+_lock = threading.RLock()
+_exit_registered = False
+
+
+def configure(**given: Any) -> None:
+    """Set up traces, metrics and logs for this process. To be called once, early; calling it again is harmless.
+
+    Without a call, the first use does the same from the environment. A value of the environment that can't be used is named in
+    the log, and its default is used: the app starts all the same.
+
+    Args:
+        given: settings by name, such as ``service_name="orders"``, as :class:`clew.settings.Settings` has them.
+
+    Raises:
+        SettingsError: in strict mode only (``CLEW_STRICT=1``), for a setting that can't be used.
+
+    Example:
+        >>> import clew
+        >>> clew.configure(service_name="orders")
+    """
+    with _lock:
+        if state.capturing:
+            return
+        if state.settings is not None:
+            changed = sorted(name for name, value in given.items() if getattr(state.settings, name, None) != value)
+            if changed:
+                diagnostics.report(
+                    "configure", f"{', '.join(changed)}: clew is configured already, before its first use; ignored"
+                )
+            return
+        settings, problems = Settings.load_or_default(**given)
+        if problems and settings.strict:
+            Settings.load(**given)
+        start(settings)
+        for problem in problems:
+            logger.error("%s The default is used.", problem)
+
+
+def start(settings: Settings, *, transport: Transport | None = None) -> None:
+    """Set the process up with settings that are known to be good.
+
+    Args:
+        settings: the settings.
+        transport: where encoded batches go; by default to the addresses of the settings.
+    """
+    global _exit_registered
+    with _lock:
+        diagnostics.set_strict(strict=settings.strict)
+        registry.max_series = settings.max_series
+        state.settings = settings
+        state.max_value_length = settings.max_value_length
+        install_propagators(settings)
+        taken: list[str] = []
+        if any(settings.enabled(signal) for signal in ("traces", "metrics", "logs")):
+            # Library instrumentations of the same process speak the stable names, as clew does
+            os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+            state.pipeline = Pipeline(
+                settings,
+                metric_sources=(_own_metrics,),
+                on_span_start=_mark_span,
+                transport=transport,
+            )
+            taken = state.pipeline.make_global()
+            state.tracer = state.pipeline.tracer() if settings.enabled("traces") else None
+        redactor = state.pipeline.redactor if state.pipeline is not None else Redactor(settings.redact_keys)
+        state.log_stream = logs.LogStream(settings, redactor, state.pipeline)
+        logs.install(state.log_stream, current_log_stream)
+        for sentence in taken:
+            logger.warning("%s", sentence)
+        if not _exit_registered:
+            _exit_registered = True
+            atexit.register(shutdown)
+            os.register_at_fork(after_in_child=_after_fork)
+            multiprocessing.util.register_after_fork(state, _flush_at_child_exit)
+
+
+def ready() -> State:
+    """Return the state, configured from the environment when nobody has configured it."""
+    if state.settings is None:
+        configure()
+    return state
+
+
+def current_log_stream() -> logs.LogStream:
+    """Return where log events go."""
+    stream = ready().log_stream
+    if stream is None:
+        raise diagnostics.ClewError("clew has been shut down")
+    return stream
+
+
+def flush(timeout_s: float = 5.0) -> bool:
+    """Send everything that is queued, and the metrics of now.
+
+    Args:
+        timeout_s: how long to wait at most.
+
+    Returns:
+        True when nothing waits in memory any more: it was delivered, or is in the disk spool, or was counted as dropped.
+
+    Example:
+        >>> import clew
+        >>> clew.flush(timeout_s=2.0)
+        True
+    """
+    try:
+        return state.pipeline.flush(timeout_s) if state.pipeline is not None else True
+    except Exception as error:
+        diagnostics.report("flush", error)
+        return False
+
+
+def shutdown(timeout_s: float | None = None) -> bool:
+    """Flush and stop; what can't be sent within the deadline waits on disk for the next start. Runs by itself at exit.
+
+    Args:
+        timeout_s: one deadline for everything; by default ``CLEW_SHUTDOWN_TIMEOUT_S``, 5 seconds.
+
+    Returns:
+        True when everything was handled within the deadline.
+    """
+    with _lock:
+        pipeline, state.pipeline, state.tracer = state.pipeline, None, None
+        settings = state.settings
+    if pipeline is None or settings is None:
+        return True
+    try:
+        finished = pipeline.shutdown(settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+    except Exception as error:
+        diagnostics.report("shutdown", error)
+        return False
+    with _lock:
+        # What is logged from now on is still written to the terminal
+        state.log_stream = logs.LogStream(settings, pipeline.redactor, None)
+        logs.install(state.log_stream, current_log_stream)
+    return finished
+
+
+def accounts() -> dict[Signal, Account]:
+    """Return what became of everything emitted so far, by signal."""
+    return state.pipeline.accounts() if state.pipeline is not None else {}
+
+
+@contextmanager
+def capture(transport: Transport) -> Iterator[None]:
+    """Take everything that is emitted in the block to another transport, counting from zero and in strict mode.
+
+    The process keeps its providers, because libraries hold on to what they got of them.
+
+    Args:
+        transport: where encoded batches go instead.
+    """
+    with _lock:
+        was_strict = diagnostics.is_strict()
+        if state.pipeline is None:
+            start(Settings.load(service_name="test", compression="none"), transport=transport)
+        pipeline = ready().pipeline
+        if pipeline is None:
+            raise diagnostics.ClewError("OTEL_SDK_DISABLED=true: with telemetry off there is nothing to capture")
+        pipeline.flush(5.0)
+        previous = pipeline.redirect(transport)
+        registry.reset()
+        diagnostics.forget()
+        diagnostics.set_strict(strict=True)
+        state.capturing = True
+    try:
+        yield
+    finally:
+        with _lock:
+            pipeline.flush(5.0)
+            pipeline.redirect(previous)
+            diagnostics.set_strict(strict=was_strict)
+            state.capturing = False
+
+
+def _mark_span(span: Span, parent_context: Context | None) -> None:
+    """Put the correlation id on every span that starts, whichever library starts it."""
+    if (cid := correlation_id(parent_context)) is not None:
+        span.set_attribute(CORRELATION_ATTRIBUTE, cid)
+
+
+def _own_metrics(now_ns: int) -> Any:
+    if state.settings is None or not state.settings.enabled("metrics"):
+        return None
+    emitted, delivered = registry.declared(TELEMETRY_EMITTED), registry.declared(TELEMETRY_DELIVERED)
+    dropped, pending = registry.declared(TELEMETRY_DROPPED), registry.declared(TELEMETRY_PENDING)
+    for signal, account in accounts().items():
+        labels = {"clew.signal": signal}
+        emitted.set_total(account.emitted, **labels)
+        delivered.set_total(account.delivered, **labels)
+        pending.set(account.pending, **labels)
+        for reason, items in account.dropped.items():
+            dropped.set_total(items, **labels, **{"clew.drop.reason": reason})
+    return registry.scope(now_ns)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+    registry.reset()
+    diagnostics.forget()
+
+
+def _flush_at_child_exit(_state: State) -> None:
+    # A child of multiprocessing ends without running what atexit was told
+    multiprocessing.util.Finalize(None, shutdown, exitpriority=100)

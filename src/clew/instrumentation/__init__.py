@@ -1,0 +1,1 @@
+"""Drop-ins, one file per library, and the registry behind ``clew.instrument()``."""

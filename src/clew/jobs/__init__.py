@@ -1,0 +1,1 @@
+"""Jobs: work that a schedule, or anything else, starts."""

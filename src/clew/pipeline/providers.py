@@ -1,0 +1,235 @@
+"""The pipeline of a process: the OpenTelemetry providers that libraries speak to, and the worker behind them.
+
+The engine and every instrumentation library reach telemetry's way out through this one object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, ScopeMetrics
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from clew import clock
+from clew._version import __version__
+from clew.catalog import semconv
+from clew.pipeline.encoding import Encoder
+from clew.pipeline.ledger import Account
+from clew.pipeline.redaction import Redactor
+from clew.pipeline.resource import build_resource
+from clew.pipeline.sampling import build_sampler
+from clew.pipeline.spool import Spool
+from clew.pipeline.transport import HttpTransport, Transport
+from clew.pipeline.worker import ExportWorker
+from clew.settings import Settings, Signal
+
+logger = logging.getLogger("clew.pipeline")
+
+SCOPE = InstrumentationScope("clew", __version__, semconv.SCHEMA_URL)
+
+SpanStartHook = Callable[[Span, Context | None], None]
+MetricSource = Callable[[int], ScopeMetrics | None]
+
+
+class _QueueingSpanProcessor(SpanProcessor):
+    """Hands finished spans to the worker; lets the engine mark every span that starts, whoever starts it."""
+
+    def __init__(self, worker: ExportWorker, on_start: SpanStartHook) -> None:
+        self._worker = worker
+        self._on_start = on_start
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        self._on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._worker.add("traces", span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._worker.flush(timeout_millis / 1000)
+
+
+class _QueueingLogProcessor(LogRecordProcessor):
+    """Hands the log records of instrumentation libraries to the worker."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        self._pipeline.add_log(
+            ReadableLogRecord(
+                log_record=log_record.log_record,
+                resource=self._pipeline.resource,
+                instrumentation_scope=log_record.instrumentation_scope,
+                limits=log_record.limits,
+            )
+        )
+
+    def shutdown(self) -> None:
+        """Nothing to let go of: the worker has a shutdown of its own."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._pipeline.flush(timeout_millis / 1000)
+
+
+class _PulledMetricReader(MetricReader):
+    """Collects the instruments that libraries make, when the worker or a scrape asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest: MetricsData | None = None
+
+    def scopes(self) -> list[ScopeMetrics]:
+        self._latest = None
+        self.collect()
+        latest = self._latest
+        return [scope for resource in latest.resource_metrics for scope in resource.scope_metrics] if latest else []
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
+        self._latest = metrics_data
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Nothing to let go of."""
+
+
+class Pipeline:
+    """Telemetry's way out of one process.
+
+    Args:
+        settings: what is on, where it goes, how much of it.
+        metric_sources: return the engine's own metrics as of a time in nanoseconds.
+        on_span_start: called with every span that starts and its parent context.
+        transport: where encoded batches go; by default to the addresses of the settings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        metric_sources: Iterable[MetricSource],
+        on_span_start: SpanStartHook,
+        transport: Transport | None = None,
+    ) -> None:
+        self.settings = settings
+        self.resource: Resource = build_resource(settings)
+        self.redactor = Redactor(settings.redact_keys)
+        self._metric_sources = tuple(metric_sources)
+        self._given_transport = transport
+        self._reader = _PulledMetricReader()
+        self._worker = ExportWorker(
+            settings,
+            Encoder(self.resource, self.redactor),
+            transport or HttpTransport(settings),
+            None if transport else _spool(settings),
+            self.collect,
+        )
+        self.tracer_provider = TracerProvider(
+            resource=self.resource,
+            sampler=build_sampler(settings),
+            shutdown_on_exit=False,
+            span_limits=SpanLimits(max_attribute_length=settings.max_value_length),
+        )
+        self.tracer_provider.add_span_processor(_QueueingSpanProcessor(self._worker, on_span_start))
+        self.logger_provider = LoggerProvider(resource=self.resource, shutdown_on_exit=False)
+        self.logger_provider.add_log_record_processor(_QueueingLogProcessor(self))
+        self.meter_provider = MeterProvider(
+            resource=self.resource, metric_readers=[self._reader], shutdown_on_exit=False
+        )
+        if settings.enabled("metrics"):
+            # Metrics go out on a timer, even where no span or log record wakes the worker
+            self._worker.start()
+        if hasattr(os, "register_at_fork"):
+            after_fork = weakref.WeakMethod(self._after_fork)
+            os.register_at_fork(after_in_child=lambda: (method := after_fork()) and method())
+
+    def make_global(self) -> list[str]:
+        """Become the process's providers for the signals that are on.
+
+        Returns:
+            A sentence for each signal whose provider somebody else has set before.
+        """
+        taken = []
+        if self.settings.enabled("traces"):
+            trace.set_tracer_provider(self.tracer_provider)
+            if trace.get_tracer_provider() is not self.tracer_provider:
+                taken.append(_taken("tracer", trace.get_tracer_provider()))
+        if self.settings.enabled("metrics"):
+            metrics.set_meter_provider(self.meter_provider)
+            if metrics.get_meter_provider() is not self.meter_provider:
+                taken.append(_taken("meter", metrics.get_meter_provider()))
+        if self.settings.enabled("logs"):
+            _logs.set_logger_provider(self.logger_provider)
+            if _logs.get_logger_provider() is not self.logger_provider:
+                taken.append(_taken("logger", _logs.get_logger_provider()))
+        return taken
+
+    def tracer(self) -> trace.Tracer:
+        """Return the tracer that the engine starts its spans with."""
+        return self.tracer_provider.get_tracer(SCOPE.name, SCOPE.version, SCOPE.schema_url)
+
+    def add_log(self, record: ReadableLogRecord) -> None:
+        """Queue one log record."""
+        self._worker.add("logs", record)
+
+    def collect(self) -> list[ScopeMetrics]:
+        """Return the metric points of now: the engine's own, and those of the instruments that libraries made."""
+        now_ns = clock.now_ns()
+        own = [scope for source in self._metric_sources if (scope := source(now_ns)) is not None]
+        return own + self._reader.scopes()
+
+    def redirect(self, transport: Transport) -> Transport:
+        """Send to another transport from now on, and return the one before; the account starts at zero."""
+        return self._worker.redirect(transport)
+
+    def accounts(self) -> dict[Signal, Account]:
+        """Return what became of everything emitted so far, by signal."""
+        return self._worker.accounts()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what is queued; true when nothing waits in memory any more."""
+        return self._worker.flush(timeout_s)
+
+    def shutdown(self, timeout_s: float) -> bool:
+        """Send or spool everything within one deadline and stop; says so where something was lost."""
+        finished = self._worker.shutdown(timeout_s)
+        for signal, account in self.accounts().items():
+            if account.dropped:
+                reasons = ", ".join(f"{items} {reason}" for reason, items in sorted(account.dropped.items()))
+                logger.warning("%s lost since the start: %s of %d emitted", signal, reasons, account.emitted)
+        return finished
+
+    def _after_fork(self) -> None:
+        self.resource = build_resource(self.settings)
+        self._worker.reset_after_fork(
+            Encoder(self.resource, self.redactor), self._given_transport or HttpTransport(self.settings)
+        )
+        if self.settings.enabled("metrics"):
+            self._worker.start()
+
+
+def _spool(settings: Settings) -> Spool | None:
+    if settings.spool_max_bytes == 0:
+        return None
+    # Processes that send to the same addresses share a folder and may replay each other's segments
+    addresses = "\n".join(settings.url(signal) for signal in ("traces", "metrics", "logs"))
+    folder = settings.spool_path() / hashlib.sha256(addresses.encode()).hexdigest()[:12]
+    return Spool(folder, max_bytes=settings.spool_max_bytes, max_age_s=settings.spool_max_age_s)
+
+
+def _taken(what: str, provider: object) -> str:
+    return (
+        f"another {what} provider ({type(provider).__module__}.{type(provider).__qualname__}) was set before clew's: "
+        f"libraries send there; configure clew first, or remove the other"
+    )
+

@@ -1,0 +1,123 @@
+"""The one redactor: no secret leaves the process, in attributes, log fields, messages or names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, Final
+
+REDACTED: Final = "[redacted]"
+
+_KEY_WORDS: Final = (
+    "authorization",
+    "proxy[_-]authorization",
+    "x?[_-]?api[_-]?key",
+    "secret",
+    "secret[_-]?key",
+    "client[_-]?secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "token",
+    "auth[_-]?token",
+    "access[_-]?token",
+    "refresh[_-]?token",
+    "id[_-]?token",
+    "csrf[_-]?token",
+    "cookie",
+    "set[_-]cookie",
+    "private[_-]?key",
+    "access[_-]?key",
+    "credentials?",
+    "session[_-]?id",
+)
+# Names of the standards that hold one of the words above and no secret
+_HARMLESS_KEYS: Final = re.compile(r"^(gen_ai\.(usage\.|token\.type$)|clew\.)")
+
+_VALUE_PATTERNS: Final = (
+    # Bearer and Basic credentials, wherever they stand
+    (r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", r"\1 " + REDACTED),
+    # JSON web tokens
+    (r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?", REDACTED),
+    # user:password@ in an address
+    (r"(?<=://)([^\s/@:]*):([^\s/@]+)@", r"\1:" + REDACTED + "@"),
+    # password=..., "token": "...", api_key: ...
+    (
+        r"(?<![a-z0-9])((?:[a-z0-9]+[_-])*(?:password|passwd|pwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|private[_-]?key|token))"
+        r"(\\?[\"']?\s*[=:]\s*\\?[\"']?)(?!\[redacted\])[^\s\"'\\&,;}\]]+",
+        r"\1\2" + REDACTED,
+    ),
+    # Keys with the prefix of their issuer
+    (r"\b(?:sk|pk|rk)[-_](?:[A-Za-z0-9]+[-_])*[A-Za-z0-9]{16,}", REDACTED),
+    (r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b", REDACTED),
+    (r"\bgh[pousr]_[A-Za-z0-9]{20,}", REDACTED),
+    (r"\bxox[abprs]-[A-Za-z0-9-]{10,}", REDACTED),
+    (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", REDACTED),
+)
+# One cheap look before the patterns: a text without any of these has nothing to redact
+_HINT: Final = re.compile(
+    r"bearer|basic|eyJ|://|passw|pwd|secret|key|token|sk[-_]|pk[-_]|rk[-_]|AKIA|ASIA|gh[pousr]_|xox", re.IGNORECASE
+)
+_MAX_REMEMBERED_KEYS: Final = 4_096
+
+
+class Redactor:
+    """Replaces secrets, found by the name of their key or by the look of their value.
+
+    Args:
+        extra_keys: more names of keys whose values are secret; compared whole, case-insensitively, against the key
+            and against the last part of a dotted key.
+
+    Example:
+        >>> redactor = Redactor()
+        >>> redactor.text("GET /?api_key=abc123&page=2")
+        'GET /?api_key=[redacted]&page=2'
+        >>> redactor.value("db.password", "hunter2")
+        '[redacted]'
+        >>> redactor.value("gen_ai.usage.input_tokens", 12)
+        12
+    """
+
+    def __init__(self, extra_keys: Iterable[str] = ()) -> None:
+        words = (*_KEY_WORDS, *(re.escape(key) for key in extra_keys))
+        self._secret_key = re.compile(rf"(?:^|[._\s-])(?:{'|'.join(words)})$", re.IGNORECASE)
+        self._extra = frozenset(key.lower() for key in extra_keys)
+        self._patterns = tuple((re.compile(pattern, re.IGNORECASE | re.DOTALL), to) for pattern, to in _VALUE_PATTERNS)
+        self._keys: dict[str, bool] = {}
+
+    def is_secret(self, key: str) -> bool:
+        """Tell whether the value under ``key`` is never shown."""
+        known = self._keys.get(key)
+        if known is None:
+            harmless = _HARMLESS_KEYS.match(key) is not None and key.lower() not in self._extra
+            known = not harmless and self._secret_key.search(key) is not None
+            if len(self._keys) < _MAX_REMEMBERED_KEYS:
+                self._keys[key] = known
+        return known
+
+    def text(self, text: str) -> str:
+        """Return ``text`` with the secrets in it replaced."""
+        if _HINT.search(text) is None:
+            return text
+        for pattern, replacement in self._patterns:
+            text = pattern.sub(replacement, text)
+        return text
+
+    def value(self, key: str, value: Any) -> Any:
+        """Return what may be shown of ``value``, which stands under ``key``. Containers are copied, never changed."""
+        if self.is_secret(key) and value is not None:
+            return REDACTED
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {name: self.value(str(name), item) for name, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [self.value("", item) for item in value]
+        return value
+
+    def fields(self, fields: MutableMapping[str, Any]) -> None:
+        """Redact a log event in place."""
+        for key, value in fields.items():
+            if type(value) is not int and type(value) is not float:
+                fields[key] = self.value(key, value)

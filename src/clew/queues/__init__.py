@@ -1,0 +1,1 @@
+"""Queues: messages between processes."""

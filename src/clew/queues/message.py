@@ -1,0 +1,125 @@
+"""A message on its way: sending it and processing it, whichever library carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from clew import clock
+from clew.catalog import semconv
+from clew.catalog.metrics import MESSAGES_CONSUMED, MESSAGES_SENT, QUEUE_WAIT
+from clew.catalog.operations import MESSAGE_PROCESS, MESSAGE_SEND
+from clew.engine.context import Carried, extract
+from clew.engine.metrics import registry
+from clew.engine.operation import Operation
+
+SENT_AT_HEADER: Final = "clew-sent-at"
+"""The header of a message in which its producer writes when it sent it, in seconds since the epoch."""
+
+
+class MessageSend(Operation):
+    """Sending one message. Its carrier goes into the message's headers."""
+
+    __slots__ = ()
+
+    def headers(self) -> dict[str, str]:
+        """Return what the message must carry: the thread, and when it was sent."""
+        return {**self.carrier, SENT_AT_HEADER: f"{clock.now_ns() / 1e9:.6f}"}
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the send and count the message."""
+        super().finish(error)
+        _count(MESSAGES_SENT, self, 1)
+
+
+class MessageProcess(Operation):
+    """Processing one message, or a batch of them."""
+
+    __slots__ = ()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the processing and count the messages."""
+        super().finish(error)
+        _count(MESSAGES_CONSUMED, self, int(self.attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT, 1)))
+
+
+def message_send(system: str, destination: str, attributes: Mapping[str, Any] | None = None) -> MessageSend:
+    """Return the operation of sending a message.
+
+    Args:
+        system: ``messaging.system``, such as ``redis``.
+        destination: the queue, stream, topic or subject.
+        attributes: more attributes of the span.
+
+    Example:
+        >>> with message_send("redis", "documents") as sending:
+        ...     headers = sending.headers()
+    """
+    return MessageSend(MESSAGE_SEND, _attributes(system, destination, "send", attributes))
+
+
+def message_process(
+    system: str,
+    destination: str,
+    headers: Mapping[Any, Any] | Iterable[Mapping[Any, Any]],
+    attributes: Mapping[str, Any] | None = None,
+) -> MessageProcess:
+    """Return the operation of processing a message, or a batch of messages.
+
+    One message continues the trace of its sender, and links to the send span; a batch only has links.
+
+    Args:
+        system: ``messaging.system``.
+        destination: the queue, stream, topic or subject.
+        headers: those of the message; a list of them is a batch.
+        attributes: more attributes of the span.
+
+    Example:
+        >>> with message_process("redis", "documents", {"clew-sent-at": "1700000000.0"}) as processing:
+        ...     processing.set("topic", "news")
+    """
+    given = _attributes(system, destination, "process", attributes)
+    if isinstance(headers, Mapping):
+        carried = extract(headers)
+        _record_wait(given, headers)
+        return MessageProcess(MESSAGE_PROCESS, given, parent=carried, links=(carried,))
+    batch = list(headers)
+    for item in batch:
+        _record_wait(given, item)
+    given[semconv.MESSAGING_BATCH_MESSAGE_COUNT] = len(batch)
+    links: list[Carried] = [extract(item) for item in batch]
+    correlated = {carried.correlation_id for carried in links}
+    # A batch whose messages belong together keeps their correlation id
+    parent = None
+    if len(correlated) == 1 and (only := correlated.pop()) is not None:
+        parent = extract({"x-correlation-id": only})
+    return MessageProcess(MESSAGE_PROCESS, given, parent=parent, links=links, root=True)
+
+
+def _attributes(system: str, destination: str, operation: str, more: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        semconv.MESSAGING_SYSTEM: system,
+        semconv.MESSAGING_DESTINATION_NAME: destination,
+        semconv.MESSAGING_OPERATION_NAME: operation,
+        semconv.MESSAGING_OPERATION_TYPE: operation,
+        **(more or {}),
+    }
+
+
+def _record_wait(attributes: dict[str, Any], headers: Mapping[Any, Any]) -> None:
+    value = headers.get(SENT_AT_HEADER) or headers.get(SENT_AT_HEADER.encode())
+    if value is None:
+        return
+    try:
+        waited_s = max(0.0, clock.now_ns() / 1e9 - float(value))
+    except (TypeError, ValueError, OverflowError):
+        # A producer's mistake, and no reason not to process its message
+        return
+    attributes["clew.queue.wait_s"] = round(waited_s, 6)
+    labels = {key: attributes[key] for key in QUEUE_WAIT.labels}
+    registry.declared(QUEUE_WAIT).record(waited_s, **labels)
+
+
+def _count(metric: Any, operation: Operation, messages: int) -> None:
+    labels = {key: operation.attributes[key] for key in metric.labels if key in operation.attributes}
+    registry.declared(metric).add(messages, **labels)

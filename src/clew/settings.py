@@ -1,0 +1,264 @@
+"""Every setting, in one class: ``OTEL_*`` as the OpenTelemetry specification has them, ``CLEW_*`` for the rest.
+
+Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from clew.diagnostics import ClewError
+
+Exporter = Literal["otlp", "none"]
+Sampler = Literal[
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+LogFormat = Literal["auto", "console", "json"]
+Signal = Literal["traces", "metrics", "logs"]
+SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
+
+
+class SettingsError(ClewError):
+    """A setting can't be used: the message names the variable, the value and what is allowed."""
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _milliseconds(value: Any) -> Any:
+    """Turn the specification's milliseconds into the seconds that clew counts in."""
+    if isinstance(value, str):
+        try:
+            return float(value) / 1000
+        except ValueError:
+            raise ValueError("must be a number of milliseconds") from None
+    return value
+
+
+def _pairs(value: Any) -> Any:
+    """Read the specification's list of ``key=value`` pairs, with percent-encoded values."""
+    if not isinstance(value, str):
+        return value
+    pairs: dict[str, str] = {}
+    for part in filter(None, (item.strip() for item in value.split(","))):
+        key, equals, text = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError("must be a comma-separated list of key=value pairs")
+        pairs[key.strip()] = unquote(text.strip())
+    return pairs
+
+
+def _words(value: Any) -> Any:
+    return tuple(filter(None, (item.strip() for item in value.split(",")))) if isinstance(value, str) else value
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError("the port must be a number from 1 to 65535") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError("must be an http:// or https:// address, such as http://localhost:4318")
+    return value.rstrip("/")
+
+
+Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
+Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+def _otel(name: str) -> AliasChoices:
+    """Let a field be given by its specified variable, or by its own name in code."""
+    return AliasChoices(f"OTEL_{name.upper()}")
+
+
+class Settings(BaseSettings):
+    """Where telemetry goes and how it is made.
+
+    Every field can be given to :func:`clew.configure` by its name here, or by the environment variable in its alias
+    (``OTEL_*``), or as ``CLEW_`` and its name. What is given in code wins.
+
+    Example:
+        >>> Settings(service_name="orders").service_name
+        'orders'
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="CLEW_",
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        case_sensitive=False,
+        env_ignore_empty=True,
+        validate_default=False,
+    )
+
+    # What the service is
+    service_name: str = Field(default="", validation_alias=_otel("service_name"))
+    resource_attributes: Pairs = Field(default_factory=dict, validation_alias=_otel("resource_attributes"))
+
+    # What is on
+    sdk_disabled: bool = Field(default=False, validation_alias=_otel("sdk_disabled"))
+    traces_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
+        default="otlp", validation_alias=_otel("traces_exporter")
+    )
+    metrics_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
+        default="otlp", validation_alias=_otel("metrics_exporter")
+    )
+    logs_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
+        default="otlp", validation_alias=_otel("logs_exporter")
+    )
+
+    # Where it goes
+    endpoint: HttpUrl = Field(default="http://localhost:4318", validation_alias=_otel("exporter_otlp_endpoint"))
+    traces_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_traces_endpoint"))
+    metrics_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_metrics_endpoint"))
+    logs_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_logs_endpoint"))
+    protocol: Annotated[Literal["http/protobuf"], BeforeValidator(_lower)] = Field(
+        default="http/protobuf", validation_alias=_otel("exporter_otlp_protocol")
+    )
+    headers: Pairs = Field(default_factory=dict, validation_alias=_otel("exporter_otlp_headers"))
+    compression: Annotated[Literal["gzip", "none"], BeforeValidator(_lower)] = Field(
+        default="gzip", validation_alias=_otel("exporter_otlp_compression")
+    )
+    export_timeout_s: Milliseconds = Field(default=10.0, gt=0, validation_alias=_otel("exporter_otlp_timeout"))
+    certificate: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_certificate"))
+    client_certificate: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_client_certificate"))
+    client_key: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_client_key"))
+
+    # How much of it
+    sampler: Annotated[Sampler, BeforeValidator(_lower)] = Field(
+        default="parentbased_always_on", validation_alias=_otel("traces_sampler")
+    )
+    sampler_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias=_otel("traces_sampler_arg"))
+    export_interval_s: Milliseconds = Field(default=1.0, gt=0, validation_alias=_otel("bsp_schedule_delay"))
+    metric_interval_s: Milliseconds = Field(default=10.0, gt=0, validation_alias=_otel("metric_export_interval"))
+    max_queue_size: int = Field(default=65_536, ge=1, validation_alias=_otel("bsp_max_queue_size"))
+    max_batch_size: int = Field(default=2_048, ge=1, validation_alias=_otel("bsp_max_export_batch_size"))
+    max_value_length: int = Field(default=8_192, ge=16, validation_alias=_otel("attribute_value_length_limit"))
+    max_series: int = Field(default=2_000, ge=1)
+
+    # What happens when it can't go out
+    spool_dir: Path | None = None
+    spool_max_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    spool_max_age_s: float = Field(default=48 * 3600.0, gt=0)
+    shutdown_timeout_s: float = Field(default=5.0, gt=0)
+
+    # Logs
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
+
+    # What crosses the border of the process
+    trust_incoming: bool = True
+    correlation_header: str = Field(default="x-correlation-id", pattern=r"^[A-Za-z0-9-]{1,64}$")
+    baggage_keys: Words = ()
+    baggage_hosts: Words = ()
+    redact_keys: Words = ()
+
+    # HTTP
+    metrics_path: str = Field(default="/metrics", pattern=r"^(/[^\s?#]*)?$")
+
+    # For tests: a bad value given to the facade raises
+    strict: bool = False
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Read the environment and what is given in code.
+
+        Raises:
+            SettingsError: a value can't be used; the message names it and what is allowed.
+
+        Example:
+            >>> Settings.load(log_level="loud")
+            Traceback (most recent call last):
+            ...
+            clew.settings.SettingsError: log_level='loud': input should be 'debug', 'info', 'warning', 'error' or 'critical'.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError(" ".join(_sentences(cls, error, given))) from None
+
+    @classmethod
+    def load_or_default(cls, **given: Any) -> tuple[Self, list[str]]:
+        """Read the settings as :meth:`load` does, but put the default in the place of each value that can't be used.
+
+        An app must start with its telemetry misconfigured.
+
+        Returns:
+            The settings, and one sentence for each value that was passed over.
+        """
+        try:
+            return cls(**given), []
+        except ValidationError as error:
+            bad = {_field(cls, item["loc"]) for item in error.errors()}
+            usable = {name: value for name, value in given.items() if name not in bad}
+            defaults = {name: cls.model_fields[name].get_default(call_default_factory=True) for name in bad if name in cls.model_fields}
+            return cls(**usable, **defaults), _sentences(cls, error, given)
+
+    def enabled(self, signal: Signal) -> bool:
+        """Tell whether a signal is made and sent."""
+        exporter: Exporter = getattr(self, f"{signal}_exporter")
+        return not self.sdk_disabled and exporter != "none"
+
+    def url(self, signal: Signal) -> str:
+        """Return where a signal is posted, as the OTLP exporter specification builds it."""
+        own: str | None = getattr(self, f"{signal}_endpoint")
+        return own or f"{self.endpoint}/v1/{signal}"
+
+    def spool_path(self) -> Path:
+        """Return the folder in which unsent telemetry of this user's processes waits."""
+        if self.spool_dir is not None:
+            return self.spool_dir
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(state) / "clew" / "spool"
+
+
+def variable(field: str) -> str:
+    """Return the environment variable of a field.
+
+    Example:
+        >>> variable("endpoint"), variable("log_level")
+        ('OTEL_EXPORTER_OTLP_ENDPOINT', 'CLEW_LOG_LEVEL')
+    """
+    alias = Settings.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return f"CLEW_{field.upper()}"
+
+
+def _field(cls: type[Settings], location: tuple[int | str, ...]) -> str:
+    """Return the field that a validation error is about, whichever way its value was given."""
+    name = str(location[0]) if location else "settings"
+    by_variable = {variable(field).lower(): field for field in cls.model_fields}
+    return by_variable.get(name.lower(), name)
+
+
+def _sentences(cls: type[Settings], error: ValidationError, given: dict[str, Any]) -> list[str]:
+    sentences = []
+    for item in error.errors():
+        field = _field(cls, item["loc"])
+        if item["type"] == "extra_forbidden":
+            sentences.append(f"{field} is not a setting: see the reference of settings for the names.")
+            continue
+        name = field if field in given or field not in cls.model_fields else variable(field)
+        allowed = item["msg"].removeprefix("Value error, ")
+        # Headers carry credentials, so their value is not repeated
+        value = "..." if field == "headers" else repr(item["input"])
+        sentences.append(f"{name}={value}: {allowed[0].lower()}{allowed[1:]}.")
+    return sentences
