@@ -70,7 +70,13 @@ def main() -> None:
         say("1/3 using the virtual environment in .venv")
     pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--progress-bar", "off")
     lock = f"requirements/{profile}.txt"
-    run(f"2/3 installing the locked packages of {lock} (a minute or two the first time)", *pip, "--require-hashes", "-r", lock)
+    run(
+        f"2/3 installing the locked packages of {lock} (a minute or two the first time)",
+        *pip,
+        "--require-hashes",
+        "-r",
+        lock,
+    )
     run("3/3 installing clew itself", *pip, "--no-deps", "--no-build-isolation", "--editable", ".")
     (VENV / f".clew-{profile}").write_text(fingerprint(profile))
 

@@ -208,7 +208,11 @@ class Settings(BaseSettings):
         except ValidationError as error:
             bad = {_field(cls, item["loc"]) for item in error.errors()}
             usable = {name: value for name, value in given.items() if name not in bad}
-            defaults = {name: cls.model_fields[name].get_default(call_default_factory=True) for name in bad if name in cls.model_fields}
+            defaults = {
+                name: cls.model_fields[name].get_default(call_default_factory=True)
+                for name in bad
+                if name in cls.model_fields
+            }
             return cls(**usable, **defaults), _sentences(cls, error, given)
 
     def enabled(self, signal: Signal) -> bool:

@@ -29,9 +29,7 @@ class AgentTask(Operation):
         super()._begin(start_time_ns)
         if self.context is not None:
             # So that a handoff within knows who hands over
-            self.context = otel_context.set_value(
-                _AGENT_KEY, self.attributes[semconv.GEN_AI_AGENT_NAME], self.context
-            )
+            self.context = otel_context.set_value(_AGENT_KEY, self.attributes[semconv.GEN_AI_AGENT_NAME], self.context)
 
 
 def agent_task(

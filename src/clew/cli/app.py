@@ -36,7 +36,10 @@ def _version(*, wanted: bool) -> None:
 def options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=lambda wanted: _version(wanted=wanted), is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=lambda wanted: _version(wanted=wanted), is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Take the options that belong to no command."""

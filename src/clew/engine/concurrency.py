@@ -38,7 +38,7 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
             with extract(carrier):
                 return await function(*args, **kwargs)
 
-        return cast(Callable[P, R], carried_coroutine)
+        return cast("Callable[P, R]", carried_coroutine)
 
     context = contextvars.copy_context()
 

@@ -12,14 +12,21 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.baggage import get_all, remove_baggage
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.propagators.textmap import CarrierT, Getter, Setter, TextMapPropagator, default_getter, default_setter
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
 
 from clew.diagnostics import report
 from clew.settings import Settings
@@ -38,7 +45,7 @@ def new_correlation_id() -> str:
 
 
 def is_valid_correlation_id(text: str) -> bool:
-    """Tell whether a correlation id from outside can be trusted to be harmless: 1 to 128 plain characters.
+    r"""Tell whether a correlation id from outside can be trusted to be harmless: 1 to 128 plain characters.
 
     Example:
         >>> is_valid_correlation_id("order-17"), is_valid_correlation_id("a\\nb"), is_valid_correlation_id("x" * 129)
@@ -227,7 +234,7 @@ class Carried:
         """The span that injected the carrier; not valid when there was none."""
         return trace.get_current_span(self.context).get_span_context()
 
-    def __enter__(self) -> Carried:
+    def __enter__(self) -> Self:
         self._token = otel_context.attach(self.context)
         return self
 

@@ -105,7 +105,9 @@ def _family(metric: Any) -> Family | None:
         # Exponential histograms have no place in the text formats
         return None
     if isinstance(data, Sum) and data.is_monotonic:
-        family = CounterMetricFamily(prometheus_name(metric.name, unit, monotonic=True), metric.description or "", labels=labels)
+        family = CounterMetricFamily(
+            prometheus_name(metric.name, unit, monotonic=True), metric.description or "", labels=labels
+        )
     else:
         family = GaugeMetricFamily(prometheus_name(metric.name, unit), metric.description or "", labels=labels)
     for point in data.data_points:

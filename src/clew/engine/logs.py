@@ -128,7 +128,7 @@ class LogStream:
             body=cut(str(event["event"]), max_length),
             attributes=attributes,
         )
-        pipeline = cast(Pipeline, self._pipeline)
+        pipeline = cast("Pipeline", self._pipeline)
         return ReadableLogRecord(
             log_record=record, resource=pipeline.resource, instrumentation_scope=self._scope(str(event["logger"]))
         )
@@ -153,7 +153,7 @@ class LoggingBridge(logging.Handler):
         """Turn a record of ``logging`` into a log event."""
         try:
             message = record.getMessage()
-        except Exception as error:  # noqa: BLE001 - a library's mistaken arguments must not end in its caller
+        except Exception as error:
             message = f"{record.msg} (its arguments do not fit: {error!r})"
         fields = {key: value for key, value in vars(record).items() if key not in _STANDARD_RECORD}
         self._stream.write(
@@ -193,7 +193,7 @@ def install(stream: LogStream, current_stream: Callable[[], LogStream]) -> None:
             root.removeHandler(handler)
     _bridge = LoggingBridge(stream)
     root.addHandler(_bridge)
-    if root.level == logging.WARNING or root.level == logging.NOTSET or root.level > stream.level:
+    if root.level in (logging.WARNING, logging.NOTSET) or root.level > stream.level:
         root.setLevel(stream.level)
     adopt_server_logs()
 
@@ -298,7 +298,7 @@ def get_logger(name: str = "", **fields: Any) -> structlog.typing.FilteringBound
         from clew.engine.runtime import current_log_stream
 
         prepare(current_log_stream)
-    return cast(structlog.typing.FilteringBoundLogger, structlog.get_logger(*([name] if name else []), **fields))
+    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(*([name] if name else []), **fields))
 
 
 def write_event(stream: LogStream, level: str, event: str, logger_name: str, fields: dict[str, Any]) -> None:
@@ -325,14 +325,14 @@ def _error(exc_info: Any) -> BaseException | None:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - an exception whose text raises is still worth reporting
+    except Exception:
         return f"<{type(error).__qualname__} without a text form>"
 
 
 def _stacktrace(error: BaseException) -> str:
     try:
         text = "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - see _message
+    except Exception:
         text = f"{type(error).__qualname__}: {_message(error)}"
     # The end of a stack trace says most, and Loki refuses what is longer than it takes
     return text if len(text) <= MAX_STACKTRACE_LENGTH else "…" + text[-MAX_STACKTRACE_LENGTH:]

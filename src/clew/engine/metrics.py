@@ -9,19 +9,25 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
-    Gauge as GaugeData,
-    Histogram as HistogramData,
     HistogramDataPoint,
-    Metric as MetricData,
     NumberDataPoint,
     ScopeMetrics,
     Sum,
+)
+from opentelemetry.sdk.metrics.export import (
+    Gauge as GaugeData,
+)
+from opentelemetry.sdk.metrics.export import (
+    Histogram as HistogramData,
+)
+from opentelemetry.sdk.metrics.export import (
+    Metric as MetricData,
 )
 
 from clew import clock
@@ -296,10 +302,8 @@ class BoundHistogram:
                 series.live = True
                 series.counts[index] += 1
                 series.total += value
-                if value < series.min:
-                    series.min = value
-                if value > series.max:
-                    series.max = value
+                series.min = min(series.min, value)
+                series.max = max(series.max, value)
                 if exemplar is not None:
                     series.exemplars[index] = exemplar
         except Exception as error:
@@ -324,7 +328,7 @@ class Timer:
         self._started_ns = 0
         self.duration_s = 0.0
 
-    def __enter__(self) -> Timer:
+    def __enter__(self) -> Self:
         self._started_ns = clock.monotonic_ns()
         return self
 
@@ -344,7 +348,7 @@ class Timer:
                 with Timer(bound):
                     return await function(*args, **kwargs)
 
-            return cast(Callable[P, R], timed_coroutine)
+            return cast("Callable[P, R]", timed_coroutine)
 
         @functools.wraps(function)
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -400,7 +404,7 @@ class Histogram(Instrument):
         return HistogramData(data_points=points, aggregation_temporality=_CUMULATIVE)
 
 
-I = TypeVar("I", bound=Instrument)
+Kind = TypeVar("Kind", bound=Instrument)
 
 
 class MetricRegistry:
@@ -421,7 +425,7 @@ class MetricRegistry:
         }
         return self.get(kinds[declaration.type], declaration, open_labels=False)
 
-    def get(self, kind: type[I], declaration: Metric, *, open_labels: bool) -> I:
+    def get(self, kind: type[Kind], declaration: Metric, *, open_labels: bool) -> Kind:
         """Return the instrument of a name, made on the first call.
 
         A name that is taken by another kind of instrument is reported; its caller gets a handle that is not exported.

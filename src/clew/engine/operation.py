@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -219,7 +219,7 @@ class Operation:
         """Make the operation current; detach with the token that is returned."""
         return otel_context.attach(self.context) if self.context is not None else None
 
-    def __enter__(self) -> Operation:
+    def __enter__(self) -> Self:
         self.begin()
         self._token = self.attach()
         return self
@@ -234,7 +234,7 @@ class Operation:
             if token is not None:
                 otel_context.detach(token)
 
-    async def __aenter__(self) -> Operation:
+    async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(
@@ -346,11 +346,11 @@ class Operation:
 
 
 def _active(kind: OperationKind) -> UpDownCounter:
-    return cast(UpDownCounter, registry.declared(cast(Any, kind.active)))
+    return cast("UpDownCounter", registry.declared(cast("Any", kind.active)))
 
 
 def _duration(kind: OperationKind) -> Histogram:
-    return cast(Histogram, registry.declared(cast(Any, kind.duration)))
+    return cast("Histogram", registry.declared(cast("Any", kind.duration)))
 
 
 def _links(targets: Iterable[Linkable]) -> list[Link]:
@@ -369,9 +369,9 @@ def _links(targets: Iterable[Linkable]) -> list[Link]:
 
 def _decorate(recipe: Operation, function: Callable[P, R]) -> Callable[P, R]:
     if inspect.isasyncgenfunction(function):
-        return cast(Callable[P, R], _async_generator(recipe, cast(Any, function)))
+        return cast("Callable[P, R]", _async_generator(recipe, cast("Any", function)))
     if inspect.isgeneratorfunction(function):
-        return cast(Callable[P, R], _generator(recipe, cast(Any, function)))
+        return cast("Callable[P, R]", _generator(recipe, cast("Any", function)))
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
@@ -379,7 +379,7 @@ def _decorate(recipe: Operation, function: Callable[P, R]) -> Callable[P, R]:
             with recipe._again():
                 return await function(*args, **kwargs)
 
-        return cast(Callable[P, R], coroutine)
+        return cast("Callable[P, R]", coroutine)
 
     @functools.wraps(function)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -413,7 +413,7 @@ def _generator(recipe: Operation, function: Callable[..., Generator[Any, Any, An
                 except GeneratorExit:
                     inner.close()
                     raise
-                except BaseException as thrown:  # noqa: BLE001 - whatever is thrown in belongs to the function
+                except BaseException as thrown:
                     resume = functools.partial(inner.throw, thrown)
                 else:
                     resume = functools.partial(inner.send, sent)
@@ -450,7 +450,7 @@ def _async_generator(recipe: Operation, function: Callable[..., AsyncGenerator[A
                 except GeneratorExit:
                     await inner.aclose()
                     raise
-                except BaseException as thrown:  # noqa: BLE001 - whatever is thrown in belongs to the function
+                except BaseException as thrown:
                     resume = functools.partial(inner.athrow, thrown)
                 else:
                     resume = functools.partial(inner.asend, sent)

@@ -232,4 +232,3 @@ def _taken(what: str, provider: object) -> str:
         f"another {what} provider ({type(provider).__module__}.{type(provider).__qualname__}) was set before clew's: "
         f"libraries send there; configure clew first, or remove the other"
     )
-

@@ -44,8 +44,10 @@ _VALUE_PATTERNS: Final = (
     (r"(?<=://)([^\s/@:]*):([^\s/@]+)@", r"\1:" + REDACTED + "@"),
     # password=..., "token": "...", api_key: ...
     (
-        r"(?<![a-z0-9])((?:[a-z0-9]+[_-])*(?:password|passwd|pwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|private[_-]?key|token))"
-        r"(\\?[\"']?\s*[=:]\s*\\?[\"']?)(?!\[redacted\])[^\s\"'\\&,;}\]]+",
+        (
+            r"(?<![a-z0-9])((?:[a-z0-9]+[_-])*(?:password|passwd|pwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|private[_-]?key|token))"
+            r"(\\?[\"']?\s*[=:]\s*\\?[\"']?)(?!\[redacted\])[^\s\"'\\&,;}\]]+"
+        ),
         r"\1\2" + REDACTED,
     ),
     # Keys with the prefix of their issuer

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 from clew import clock
 from clew.settings import SIGNALS, Signal
@@ -43,6 +43,14 @@ class SpooledBatch:
     items: int
     body: bytes
     compressed: bool
+
+
+class Deliver(Protocol):
+    """Takes a batch that waited."""
+
+    def __call__(self, batch: SpooledBatch, *, own: bool) -> bool:
+        """Return whether the batch was taken; ``own`` tells whether this process wrote it."""
+        ...
 
 
 class SpoolFullError(OSError):
@@ -99,9 +107,7 @@ class Spool:
             if segment.tell() >= SEGMENT_BYTES:
                 self._close_segment()
 
-    def replay(
-        self, deliver: Callable[[SpooledBatch, bool], bool], *, on_lost: Callable[[str, int], None], max_batches: int
-    ) -> int:
+    def replay(self, deliver: Deliver, *, on_lost: Callable[[str, int], None], max_batches: int) -> int:
         """Hand waiting batches to ``deliver``, oldest first, and forget those it took.
 
         Args:
@@ -153,7 +159,7 @@ class Spool:
         self,
         path: Path,
         segment: IO[bytes],
-        deliver: Callable[[SpooledBatch, bool], bool],
+        deliver: Deliver,
         on_lost: Callable[[str, int], None],
         max_batches: int,
     ) -> int:
@@ -162,7 +168,7 @@ class Spool:
             segment.seek(int(progress.read_text()))
         taken = 0
         for batch in _read(segment, on_lost):
-            if taken >= max_batches or not deliver(batch, path.name in self._own):
+            if taken >= max_batches or not deliver(batch, own=path.name in self._own):
                 return taken
             taken += 1
             progress.write_text(str(segment.tell()))
@@ -171,11 +177,10 @@ class Spool:
 
     def _segments(self) -> Iterator[Path]:
         try:
-            names = sorted(name for name in os.listdir(self.folder) if name.endswith(".spool"))
+            paths = sorted(path for path in self.folder.iterdir() if path.suffix == ".spool")
         except OSError:
             return
-        for name in names:
-            yield self.folder / name
+        yield from paths
 
     def _used(self) -> int:
         now = clock.monotonic_s()

@@ -201,5 +201,5 @@ def _rejected(signal: Signal, answer: bytes) -> int:
         if signal == "metrics":
             return int(ExportMetricsServiceResponse.FromString(answer).partial_success.rejected_data_points)
         return int(ExportLogsServiceResponse.FromString(answer).partial_success.rejected_log_records)
-    except Exception:  # noqa: BLE001 - protobuf's DecodeError; an unreadable body of a 2xx rejects nothing
+    except Exception:
         return 0

@@ -50,7 +50,7 @@ class _Breaker:
         """Leave the address alone for a while; true when it had been well before."""
         first = self.pause_s == 0.0
         self.pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, self.pause_s * 2))
-        pause_s = retry_after_s if retry_after_s is not None else self.pause_s * random.uniform(0.8, 1.2)
+        pause_s = retry_after_s if retry_after_s is not None else self.pause_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads attempts
         self.closed_at = clock.monotonic_s() + pause_s
         return first
 
@@ -220,9 +220,7 @@ class ExportWorker:
 
     def _export_queue(self, signal: Signal) -> None:
         queue = self._queues[signal]
-        encode: Callable[[Sequence[Any]], bytes] = (
-            self._encoder.spans if signal == "traces" else self._encoder.logs
-        )
+        encode: Callable[[Sequence[Any]], bytes] = self._encoder.spans if signal == "traces" else self._encoder.logs
         remaining = len(queue)
         while remaining > 0:
             batch = [queue.popleft() for _ in islice(range(remaining), self._settings.max_batch_size)]
@@ -322,7 +320,7 @@ class ExportWorker:
             return
         self._spool.replay(self._replay_one, on_lost=self._count_lost, max_batches=_REPLAYED_A_ROUND)
 
-    def _replay_one(self, batch: SpooledBatch, own: bool) -> bool:
+    def _replay_one(self, batch: SpooledBatch, *, own: bool) -> bool:
         outcome = self._attempt(batch)
         if outcome.retry:
             return False
