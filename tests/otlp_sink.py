@@ -1,0 +1,327 @@
+"""An OTLP/HTTP endpoint on loopback that keeps what it is sent: a real server, for apps that run in processes of their own.
+
+Example::
+
+    def test_it_arrives(otlp_sink):
+        subprocess.run([sys.executable, "app.py"], env=os.environ | otlp_sink.environment, check=True)
+        assert otlp_sink.wait_for_span("price").attributes["sku"] == "A-17"
+"""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self, TypeVar
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric, NumberDataPoint
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkLink:
+    """A link of a span to another."""
+
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkEvent:
+    """An event of a span."""
+
+    name: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkSpan:
+    """A span as it arrived. ``parent_id`` is ``""`` for a root; ``kind`` and ``status`` are lower-case words."""
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    kind: str
+    status: str
+    status_message: str
+    start_ns: int
+    end_ns: int
+    scope: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    events: tuple[SinkEvent, ...] = ()
+    links: tuple[SinkLink, ...] = ()
+    resource: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkLog:
+    """A log record as it arrived."""
+
+    body: Any
+    severity: str
+    logger: str
+    trace_id: str
+    span_id: str
+    time_ns: int
+    attributes: dict[str, Any] = field(default_factory=dict)
+    resource: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkPoint:
+    """One series of a metric at one moment. ``value`` is the number, or the sum of a histogram; ``count`` is a histogram's."""
+
+    name: str
+    unit: str
+    type: str
+    scope: str
+    value: float
+    count: int = 0
+    time_ns: int = 0
+    attributes: dict[str, Any] = field(default_factory=dict)
+    resource: dict[str, Any] = field(default_factory=dict)
+
+
+class OtlpSink:
+    """A server that takes OTLP/HTTP protobuf and keeps it. Use it as a context manager, or as the ``otlp_sink`` fixture.
+
+    ``answer`` may be set to another status (503, say) to make it refuse what it is sent; what it refuses it does not keep.
+    """
+
+    def __init__(self) -> None:
+        self.answer = 200
+        self._lock = threading.Lock()
+        self._bodies: dict[str, list[bytes]] = {"traces": [], "metrics": [], "logs": []}
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                status = sink._take(self.path.rsplit("/", 1)[-1], body)
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Say nothing: tests read the terminal of the app."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A process that is killed in the middle of an export is part of many tests."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Return what ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set to."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make an app export here, soon after things happen."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OTEL_METRIC_EXPORT_INTERVAL": "300",
+        }
+
+    @property
+    def spans(self) -> list[SinkSpan]:
+        """Return every span that has arrived, in the order of arrival."""
+        return [
+            _span(span, scope.scope.name, _attributes(resource.resource.attributes))
+            for body in self._of("traces")
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+    @property
+    def logs(self) -> list[SinkLog]:
+        """Return every log record that has arrived, by time."""
+        records = [
+            SinkLog(
+                body=_value(record.body),
+                severity=record.severity_text,
+                logger=scope.scope.name,
+                trace_id=record.trace_id.hex(),
+                span_id=record.span_id.hex(),
+                time_ns=record.time_unix_nano,
+                attributes=_attributes(record.attributes),
+                resource=_attributes(resource.resource.attributes),
+            )
+            for body in self._of("logs")
+            for resource in ExportLogsServiceRequest.FromString(body).resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+        return sorted(records, key=lambda record: record.time_ns)
+
+    @property
+    def metrics(self) -> list[SinkPoint]:
+        """Return the latest point of every series of every instance."""
+        latest: dict[Any, SinkPoint] = {}
+        for body in self._of("metrics"):
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                attributes = _attributes(resource.resource.attributes)
+                for scope in resource.scope_metrics:
+                    for metric in scope.metrics:
+                        for point in _points(metric, scope.scope.name, attributes):
+                            key = (
+                                attributes.get("service.instance.id"),
+                                point.scope,
+                                point.name,
+                                tuple(sorted((name, str(value)) for name, value in point.attributes.items())),
+                            )
+                            if key not in latest or point.time_ns >= latest[key].time_ns:
+                                latest[key] = point
+        return list(latest.values())
+
+    def total(self, name: str, **attributes: Any) -> float:
+        """Return the sum over the latest points of a metric: counts of a histogram, values of anything else.
+
+        A dot in a label's name is written as two underscores.
+        """
+        wanted = {key.replace("__", "."): value for key, value in attributes.items()}
+        return sum(
+            point.count if point.type == "histogram" else point.value
+            for point in self.metrics
+            if point.name == name and wanted.items() <= point.attributes.items()
+        )
+
+    def named(self, name: str) -> list[SinkSpan]:
+        """Return the spans of a name."""
+        return [span for span in self.spans if span.name == name]
+
+    def clear(self) -> None:
+        """Forget everything that has arrived."""
+        with self._lock:
+            for bodies in self._bodies.values():
+                bodies.clear()
+
+    def wait(self, until: Callable[[OtlpSink], T | None], *, what: str, timeout_s: float = 20.0) -> T:
+        """Return the first true thing that ``until(sink)`` returns.
+
+        Raises:
+            AssertionError: nothing came within the deadline; the message says what was waited for and what is there.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = until(self)
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"no {what} within {timeout_s:g} s; spans {sorted({span.name for span in self.spans})}, "
+                    f"logs {sorted({str(log.body) for log in self.logs})}, "
+                    f"metrics {sorted({point.name for point in self.metrics})}"
+                )
+            time.sleep(0.02)
+
+    def wait_for_span(self, name: str, *, timeout_s: float = 20.0) -> SinkSpan:
+        """Return the first span of a name, as soon as it has arrived."""
+        return self.wait(lambda sink: sink.named(name), what=f"span named {name!r}", timeout_s=timeout_s)[0]
+
+    def wait_for_log(self, body: str, *, timeout_s: float = 20.0) -> SinkLog:
+        """Return the first log record with a body, as soon as it has arrived."""
+        return self.wait(
+            lambda sink: [log for log in sink.logs if log.body == body], what=f"log {body!r}", timeout_s=timeout_s
+        )[0]
+
+    def _take(self, signal: str, body: bytes) -> int:
+        with self._lock:
+            if signal not in self._bodies:
+                return 404
+            if self.answer == 200:
+                self._bodies[signal].append(body)
+            return self.answer
+
+    def _of(self, signal: str) -> list[bytes]:
+        with self._lock:
+            return list(self._bodies[signal])
+
+
+def _span(span: Span, scope: str, resource: dict[str, Any]) -> SinkSpan:
+    return SinkSpan(
+        name=span.name,
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex(),
+        kind=Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower(),
+        status=Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_").lower(),
+        status_message=span.status.message,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        scope=scope,
+        attributes=_attributes(span.attributes),
+        events=tuple(SinkEvent(name=event.name, attributes=_attributes(event.attributes)) for event in span.events),
+        links=tuple(SinkLink(trace_id=link.trace_id.hex(), span_id=link.span_id.hex()) for link in span.links),
+        resource=resource,
+    )
+
+
+def _points(metric: Metric, scope: str, resource: dict[str, Any]) -> list[SinkPoint]:
+    kind = metric.WhichOneof("data") or "gauge"
+    points: Iterable[HistogramDataPoint | NumberDataPoint] = getattr(metric, kind).data_points
+    found = []
+    for point in points:
+        if isinstance(point, HistogramDataPoint):
+            value, count = point.sum, point.count
+        else:
+            value, count = getattr(point, point.WhichOneof("value") or "as_int"), 0
+        found.append(
+            SinkPoint(
+                name=metric.name,
+                unit=metric.unit,
+                type=kind,
+                scope=scope,
+                value=value,
+                count=count,
+                time_ns=point.time_unix_nano,
+                attributes=_attributes(point.attributes),
+                resource=resource,
+            )
+        )
+    return found
+
+
+def _attributes(attributes: Iterable[KeyValue]) -> dict[str, Any]:
+    return {attribute.key: _value(attribute.value) for attribute in attributes}
+
+
+def _value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    if kind == "kvlist_value":
+        return _attributes(value.kvlist_value.values)
+    return getattr(value, kind) if kind else None
