@@ -28,6 +28,22 @@ READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 20.0
 POLL_S = 0.05
 HOST = "127.0.0.1"
+PORTS = (
+    "OTELCOL_GRPC_PORT",
+    "OTELCOL_HTTP_PORT",
+    "OTELCOL_HEALTH_PORT",
+    "OTELCOL_METRICS_PORT",
+    "PROMETHEUS_PORT",
+    "LOKI_HTTP_PORT",
+    "LOKI_GRPC_PORT",
+    "JAEGER_OTLP_GRPC_PORT",
+    "JAEGER_OTLP_HTTP_PORT",
+    "JAEGER_QUERY_PORT",
+    "JAEGER_QUERY_GRPC_PORT",
+    "JAEGER_HEALTH_PORT",
+    "JAEGER_METRICS_PORT",
+)
+"""Every port that a configuration file reads from the environment, and Prometheus's, which is a flag."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -95,7 +111,7 @@ class _Backend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - started from the main thread, see running_stack
             )
 
     def await_ready(self, deadline: float) -> None:
@@ -194,12 +210,7 @@ def running_stack(
     backends die with the thread that starts them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = (
-        "OTELCOL_GRPC_PORT OTELCOL_HTTP_PORT OTELCOL_HEALTH_PORT OTELCOL_METRICS_PORT PROMETHEUS_PORT LOKI_HTTP_PORT "
-        "LOKI_GRPC_PORT JAEGER_OTLP_GRPC_PORT JAEGER_OTLP_HTTP_PORT JAEGER_QUERY_PORT JAEGER_QUERY_GRPC_PORT "
-        "JAEGER_HEALTH_PORT JAEGER_METRICS_PORT"
-    ).split()
-    port = dict(zip(names, free_ports(len(names)), strict=True))
+    port = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     url = {name: f"http://{HOST}:{number}" for name, number in port.items()}
     shared = {
         **{name: str(number) for name, number in port.items()},
