@@ -263,6 +263,6 @@ def _sentences(cls: type[Settings], error: ValidationError, given: dict[str, Any
         name = field if field in given or field not in cls.model_fields else variable(field)
         allowed = item["msg"].removeprefix("Value error, ")
         # Headers carry credentials, so their value is not repeated
-        value = "..." if field == "headers" else repr(item["input"])
+        value = "..." if field == "headers" else repr(os.environ.get(name, item["input"]))
         sentences.append(f"{name}={value}: {allowed[0].lower()}{allowed[1:]}.")
     return sentences

@@ -37,7 +37,7 @@ def attribute_value(value: Any, *, max_length: int) -> AttributeValue:
     """
     kind = type(value)
     if kind is str:
-        return value if len(value) <= max_length else cut(value, max_length)
+        return clean(value, max_length)
     if kind is bool or kind is float:
         return value  # type: ignore[no-any-return]
     if kind is int:
@@ -61,18 +61,18 @@ def _other(value: Any, max_length: int) -> AttributeValue:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, (Decimal, UUID, PurePath)):
-        return cut(str(value), max_length)
+        return clean(str(value), max_length)
     if isinstance(value, _SCALARS):
         # Subclasses of the scalars, such as numpy's or an app's own
         for scalar in (bool, int, float, str):
             if isinstance(value, scalar):
                 return attribute_value(scalar(value), max_length=max_length)
     if isinstance(value, (list, tuple)) and value and _is_flat(value):
-        texts = [cut(item, max_length) if isinstance(item, str) else item for item in value[:MAX_ITEMS]]
+        texts = [clean(item, max_length) if isinstance(item, str) else item for item in value[:MAX_ITEMS]]
         return tuple(texts)
     if isinstance(value, (Mapping, list, tuple, set, frozenset)):
-        return cut(json.dumps(value, default=_plain, ensure_ascii=False), max_length)
-    return cut(str(value), max_length)
+        return clean(json.dumps(value, default=_plain, ensure_ascii=False), max_length)
+    return clean(str(value), max_length)
 
 
 def _is_flat(value: Sequence[Any]) -> bool:
@@ -99,12 +99,24 @@ def label_value(value: Any) -> str | int:
     """
     kind = type(value)
     if kind is str:
-        return value if len(value) <= MAX_LABEL_LENGTH else cut(value, MAX_LABEL_LENGTH)
+        return clean(value, MAX_LABEL_LENGTH)
     if kind is int:
         return value if value in _INT64 else str(value)
     if kind is bool:
         return "true" if value else "false"
     return str(attribute_value(value, max_length=MAX_LABEL_LENGTH))
+
+
+def clean(text: str, max_length: int) -> str:
+    """Return ``text`` as it can be encoded in UTF-8, with at most ``max_length`` characters.
+
+    Example:
+        >>> clean("lone \\ud800", 100)
+        'lone ?'
+    """
+    if len(text) > max_length:
+        text = cut(text, max_length)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def cut(text: str, max_length: int) -> str:

@@ -24,7 +24,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from clew import clock
 from clew.catalog import semconv
 from clew.diagnostics import report
-from clew.engine.coercion import attribute_value, cut
+from clew.engine.coercion import attribute_value, clean
 from clew.engine.context import correlation_id
 from clew.pipeline.providers import SCOPE, Pipeline
 from clew.pipeline.redaction import Redactor
@@ -117,7 +117,7 @@ class LogStream:
             attributes.setdefault("correlation_id", cid)
         if error is not None:
             attributes[semconv.EXCEPTION_TYPE] = type(error).__qualname__
-            attributes[semconv.EXCEPTION_MESSAGE] = cut(_message(error), max_length)
+            attributes[semconv.EXCEPTION_MESSAGE] = clean(_message(error), max_length)
             attributes[semconv.EXCEPTION_STACKTRACE] = _stacktrace(error)
         record = LogRecord(
             timestamp=now_ns,
@@ -125,7 +125,7 @@ class LogStream:
             context=context,
             severity_text=text,
             severity_number=severity,
-            body=cut(str(event["event"]), max_length),
+            body=clean(str(event["event"]), max_length),
             attributes=attributes,
         )
         pipeline = cast("Pipeline", self._pipeline)
@@ -334,6 +334,7 @@ def _stacktrace(error: BaseException) -> str:
         text = "".join(traceback.format_exception(error))
     except Exception:
         text = f"{type(error).__qualname__}: {_message(error)}"
+    text = text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
     # The end of a stack trace says most, and Loki refuses what is longer than it takes
     return text if len(text) <= MAX_STACKTRACE_LENGTH else "…" + text[-MAX_STACKTRACE_LENGTH:]
 

@@ -193,17 +193,18 @@ class BoundCounter:
         """Add to the series; see :meth:`Counter.add`."""
         series = self._series
         try:
-            if self._monotonic and not value >= 0:
-                report(f"metric {self._instrument.declaration.name}", f"a counter can't go down (add({value!r}))")
-                return
             exemplar = _exemplar(value) if self._monotonic else None
-            with self._instrument._lock:
-                series.live = True
-                series.value += value
-                if exemplar is not None:
-                    series.exemplar = exemplar
+            if value >= 0 or not self._monotonic:
+                with self._instrument._lock:
+                    series.live = True
+                    series.value += value
+                    if exemplar is not None:
+                        series.exemplar = exemplar
+                return
+            problem: Exception | str = f"a counter can't go down (add({value!r}))"
         except Exception as error:
-            report(f"metric {self._instrument.declaration.name}", error)
+            problem = error
+        report(f"metric {self._instrument.declaration.name}", problem)
 
 
 class Counter(Instrument):
@@ -215,11 +216,11 @@ class Counter(Instrument):
         >>> orders.add(1, channel="web")
     """
 
-    def add(self, value: float = 1, **labels: Any) -> None:
+    def add(self, value: float = 1, /, **labels: Any) -> None:
         """Add ``value``, which is 0 or more, to the series of ``labels``. A negative or non-numeric value is counted and left out."""
         self.bind(**labels).add(value)
 
-    def set_total(self, value: float, **labels: Any) -> None:
+    def set_total(self, value: float, /, **labels: Any) -> None:
         """Take over a total that something else counts."""
         series = self._find(labels)
         with self._lock:
@@ -240,7 +241,7 @@ class Counter(Instrument):
 class UpDownCounter(Instrument):
     """Counts things that come and go, such as requests in progress."""
 
-    def add(self, value: float = 1, **labels: Any) -> None:
+    def add(self, value: float = 1, /, **labels: Any) -> None:
         """Add ``value``, which may be negative, to the series of ``labels``."""
         self.bind(**labels).add(value)
 
@@ -265,7 +266,7 @@ class Gauge(Instrument):
         >>> depth.set(3)
     """
 
-    def set(self, value: float, **labels: Any) -> None:
+    def set(self, value: float, /, **labels: Any) -> None:
         """Replace the value of the series of ``labels``."""
         try:
             series = self._find(labels)
@@ -293,9 +294,6 @@ class BoundHistogram:
         """Record a measurement; see :meth:`Histogram.record`."""
         series = self._series
         try:
-            if not -math.inf < value < math.inf:
-                report(f"metric {self._instrument.declaration.name}", f"a measurement must be finite ({value!r})")
-                return
             index = bisect_left(series.bounds, value)
             exemplar = _exemplar(value)
             with self._instrument._lock:
@@ -370,7 +368,7 @@ class Histogram(Instrument):
     def _new_series(self) -> Any:
         return _Distribution(self.declaration.buckets)
 
-    def record(self, value: float, **labels: Any) -> None:
+    def record(self, value: float, /, **labels: Any) -> None:
         """Record a measurement in the metric's unit. One that is not a finite number is counted and left out."""
         self.bind(**labels).record(value)
 
@@ -530,7 +528,7 @@ def histogram(
     return registry.get(Histogram, declaration, open_labels=labels is None)
 
 
-def timer(name: str, **labels: Any) -> Timer:
+def timer(name: str, /, **labels: Any) -> Timer:
     """Return a timer of the histogram of a name, in seconds: a context manager and a decorator.
 
     Example:

@@ -19,7 +19,7 @@ from clew.catalog import semconv
 from clew.catalog.kind import OperationKind, Role
 from clew.diagnostics import is_strict, report
 from clew.engine import logs, runtime
-from clew.engine.coercion import attribute_value, cut
+from clew.engine.coercion import attribute_value, clean
 from clew.engine.context import Carried, correlation_id, extract, inject, new_correlation_id, with_correlation_id
 from clew.engine.metrics import Histogram, UpDownCounter, registry
 
@@ -121,7 +121,7 @@ class Operation:
         try:
             if self._span.is_recording():
                 values = {key: self._attribute(value) for key, value in attributes.items()}
-                self._span.add_event(cut(str(name), MAX_NAME_LENGTH), values)
+                self._span.add_event(clean(str(name), MAX_NAME_LENGTH), values)
         except Exception as error:
             report("span.event", error)
 
@@ -150,21 +150,21 @@ class Operation:
                         "exception",
                         {
                             semconv.EXCEPTION_TYPE: type(error).__qualname__,
-                            semconv.EXCEPTION_MESSAGE: cut(text, runtime.state.max_value_length),
+                            semconv.EXCEPTION_MESSAGE: clean(text, runtime.state.max_value_length),
                             semconv.EXCEPTION_STACKTRACE: logs._stacktrace(error),
                         },
                     )
             else:
                 self.error_type, text = str(error), message
             if self._span.is_recording():
-                self._span.set_status(Status(StatusCode.ERROR, cut(text, runtime.state.max_value_length)))
+                self._span.set_status(Status(StatusCode.ERROR, clean(text, runtime.state.max_value_length)))
         except Exception as problem:
             report("span.fail", problem)
 
     @property
     def name(self) -> str:
         """The span's name."""
-        return cut(self._name or self.kind.title(self.attributes), MAX_NAME_LENGTH)
+        return clean(self._name or self.kind.title(self.attributes), MAX_NAME_LENGTH)
 
     def rename(self, name: str | None = None) -> None:
         """Give the span another name; by default the one its kind derives from the attributes of now."""

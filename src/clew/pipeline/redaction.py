@@ -37,7 +37,9 @@ _HARMLESS_KEYS: Final = re.compile(r"^(gen_ai\.(usage\.|token\.type$)|clew\.)")
 
 _VALUE_PATTERNS: Final = (
     # Bearer and Basic credentials, wherever they stand
-    (r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", r"\1 " + REDACTED),
+    (r"\b(bearer)\s+[A-Za-z0-9._~+/=-]{6,}", r"\1 " + REDACTED),
+    # "basic" is a word of English, too: what follows must look like base64
+    (r"\b(basic)\s+(?-i:(?=[a-z+/]*[A-Z0-9=])[A-Za-z0-9+/]{6,}={0,2})", r"\1 " + REDACTED),
     # JSON web tokens
     (r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?", REDACTED),
     # user:password@ in an address
@@ -45,7 +47,7 @@ _VALUE_PATTERNS: Final = (
     # password=..., "token": "...", api_key: ...
     (
         (
-            r"(?<![a-z0-9])((?:[a-z0-9]+[_-])*(?:password|passwd|pwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|private[_-]?key|token))"
+            r"(?<![a-z0-9])([\w-]{0,40}(?:password|passwd|pwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key|private[_-]?key|token))"
             r"(\\?[\"']?\s*[=:]\s*\\?[\"']?)(?!\[redacted\])[^\s\"'\\&,;}\]]+"
         ),
         r"\1\2" + REDACTED,

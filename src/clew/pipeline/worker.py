@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -220,13 +219,28 @@ class ExportWorker:
 
     def _export_queue(self, signal: Signal) -> None:
         queue = self._queues[signal]
-        encode: Callable[[Sequence[Any]], bytes] = self._encoder.spans if signal == "traces" else self._encoder.logs
         remaining = len(queue)
         while remaining > 0:
             batch = [queue.popleft() for _ in islice(range(remaining), self._settings.max_batch_size)]
             remaining -= len(batch)
             self.ledger.count(signal, "emitted", len(batch))
-            self._deliver_new(signal, len(batch), partial(encode, batch))
+            self._deliver_items(signal, batch)
+
+    def _deliver_items(self, signal: Signal, items: Sequence[Any]) -> None:
+        encode: Callable[[Sequence[Any]], bytes] = self._encoder.spans if signal == "traces" else self._encoder.logs
+        try:
+            body = encode(items)
+        except Exception as error:
+            if len(items) == 1:
+                self.ledger.drop(signal, "encoding")
+                logger.error("one of the %s could not be encoded: %r", signal, error)  # noqa: TRY400 - one line is enough
+                return
+            # What can't be encoded must not take the rest of its batch with it
+            middle = len(items) // 2
+            self._deliver_items(signal, items[:middle])
+            self._deliver_items(signal, items[middle:])
+            return
+        self._deliver_body(signal, len(items), body)
 
     def _export_metrics(self) -> None:
         if not self._settings.enabled("metrics"):
@@ -238,15 +252,15 @@ class ExportWorker:
             return
         if points := point_count(scopes):
             self.ledger.count("metrics", "emitted", points)
-            self._deliver_new("metrics", points, partial(self._encoder.metrics, scopes))
+            try:
+                body = self._encoder.metrics(scopes)
+            except Exception:
+                self.ledger.drop("metrics", "encoding", points)
+                logger.exception("%d metric points could not be encoded", points)
+                return
+            self._deliver_body("metrics", points, body)
 
-    def _deliver_new(self, signal: Signal, items: int, encode: Callable[[], bytes]) -> None:
-        try:
-            body = encode()
-        except Exception:
-            self.ledger.drop(signal, "encoding", items)
-            logger.exception("a batch of %d %s could not be encoded", items, signal)
-            return
+    def _deliver_body(self, signal: Signal, items: int, body: bytes) -> None:
         batch = SpooledBatch(
             signal=signal,
             items=items,
