@@ -314,6 +314,7 @@ def generate_collector() -> None:
     """
     collector = BACKENDS[0]
     manifest = collector.module.parent / "builder-manifest.yaml"
+    builder = f"go.opentelemetry.io/collector/cmd/builder@v{collector.version}"
     modules = re.findall(r"(?m)^\s*- gomod: (\S+) (\S+)$", manifest.read_text())
     with tempfile.TemporaryDirectory(prefix="clew-collector-") as name:
         scratch = Path(name)
@@ -321,8 +322,7 @@ def generate_collector() -> None:
             (
                 "generating the sources",
                 manifest.parent,
-                ["run", f"go.opentelemetry.io/collector/cmd/builder@v{collector.version}"]
-                + ["--skip-get-modules", "--skip-compilation", "--config", str(manifest)],
+                ["run", builder, "--skip-get-modules", "--skip-compilation", "--config", str(manifest)],
             ),
             ("starting its go.mod", collector.module, ["mod", "init", "clew/otelcol"]),
             (
@@ -373,21 +373,26 @@ def stop(signum: int, _frame: object) -> None:
     raise SystemExit(128 + signum)
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    if arguments.command == "build":
+        build_missing(arguments.names)
+    elif arguments.command == "generate-collector":
+        generate_collector()
+    elif arguments.command == "list":
+        show_list()
+    elif path := program_path(arguments.program):
+        print(path)
+    else:
+        raise BackendError(f"{arguments.program} is not built: run 'python tools/backends.py build' first.")
+
+
 def main() -> int:
-    """Run the command and return the exit status: 0, 1 when something failed, 3 without Go."""
+    """Run the command line and return the exit status: 0, 1 when something failed, 3 without Go."""
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, stop)
     try:
-        if arguments.command == "build":
-            build_missing(arguments.names)
-        elif arguments.command == "generate-collector":
-            generate_collector()
-        elif arguments.command == "list":
-            show_list()
-        elif path := program_path(arguments.program):
-            print(path)
-        else:
-            raise BackendError(f"{arguments.program} is not built: run 'python tools/backends.py build' first.")
+        run(arguments)
     except BackendError as error:
         print(f"clew backends: {error}", file=sys.stderr, flush=True)
         return EXIT_WITHOUT_GO if isinstance(error, GoMissingError) else EXIT_FAILED

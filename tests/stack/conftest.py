@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from .backends import ROOT, Stack, running_stack
+from tests.stack.backends import ROOT, Stack, running_stack
 
 _EXIT_WITHOUT_GO = 3
 _PROBLEM = pytest.StashKey[tuple[int, str]]()
@@ -25,7 +24,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     with capture.global_and_fixture_disabled():
         built = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if built.returncode != 0:
-            print(built.stderr, file=sys.stderr, end="", flush=True)
+            sys.stderr.write(built.stderr)
     session.config.stash[_PROBLEM] = (built.returncode, built.stderr.strip())
 
 

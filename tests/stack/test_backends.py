@@ -32,8 +32,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
-
-from .backends import (
+from tests.stack.backends import (
     ALL,
     ROOT,
     Stack,
@@ -581,10 +580,8 @@ def test_backends_down_and_the_collector_killed_lose_nothing(tmp_path: Path) -> 
 def test_a_full_queue_refuses_at_once_what_it_cannot_hold(tmp_path: Path) -> None:
     with running_stack(tmp_path, backends=["collector"], environment={"OTELCOL_QUEUE_SIZE": "1000"}) as stack:
         request = logs("flooding", [log_record("x") for _ in range(400)])
-        answers = []
         started = time.monotonic()
-        for _ in range(6):
-            answers.append(post(stack, request).status_code)
+        answers = [post(stack, request).status_code for _ in range(6)]
         took = time.monotonic() - started
     assert answers[0] == httpx.codes.OK
     assert answers[-1] == httpx.codes.SERVICE_UNAVAILABLE
@@ -671,13 +668,13 @@ def test_what_is_kept_is_kept_for_48_hours(stack: Stack) -> None:
 def test_backends_die_with_the_process_that_started_them(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, signal, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from stack.backends import running_stack\n"
+        "from tests.stack.backends import running_stack\n"
         "with running_stack(pathlib.Path(sys.argv[2]), backends=['collector']) as stack:\n"
         "    print(stack.collector_health_url, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", script, str(ROOT / "tests"), str(tmp_path)],
+        [sys.executable, "-c", script, str(ROOT), str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "PYTHONPATH": ""},
     )  # fmt: skip
     assert ran.returncode == -signal.SIGKILL, ran.stderr
