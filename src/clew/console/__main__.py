@@ -18,25 +18,30 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         environment: the variables to read.
     """
     try:
-        port = environment.get("CLEW_CONSOLE_PORT") or str(DEFAULT_PORT)
-        if not (port.isascii() and port.isdecimal()):
-            raise ConsoleError(f"CLEW_CONSOLE_PORT={port!r} is not a port: give a whole number from 0 to 65535")
         serve(
             host=environment.get("CLEW_CONSOLE_HOST") or "127.0.0.1",
-            port=int(port),
+            port=_port(environment),
             data_dir=environment.get("CLEW_CONSOLE_DATA_DIR") or _default_data_dir(environment),
             token=environment.get("CLEW_CONSOLE_TOKEN") or None,
             admin_token=environment.get("CLEW_CONSOLE_ADMIN_TOKEN") or None,
             on_ready=_announce,
         )
     except ConsoleError as error:
-        print(f"clew console: {error}", file=sys.stderr)
+        sys.stderr.write(f"clew console: {error}\n")
         return 1
     return 0
 
 
 def _announce(console: ConsoleServer) -> None:
-    print(f"clew console: OTLP/HTTP and JSON at {console.url}, data in {console.store.path}", flush=True)
+    sys.stdout.write(f"clew console: OTLP/HTTP and JSON at {console.url}, data in {console.store.path}\n")
+    sys.stdout.flush()
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    port = environment.get("CLEW_CONSOLE_PORT") or str(DEFAULT_PORT)
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5):
+        raise ConsoleError(f"CLEW_CONSOLE_PORT={port[:80]!r} is not a port: give a whole number from 0 to 65535")
+    return int(port)
 
 
 def _default_data_dir(environment: Mapping[str, str]) -> Path:

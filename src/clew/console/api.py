@@ -24,7 +24,7 @@ from clew.console.errors import QueryError, StoreUnavailableError
 from clew.console.parameters import Parameters
 from clew.console.store import Store
 
-_Question: TypeAlias = Callable[[Request, Parameters], dict[str, Any]]
+_Question: TypeAlias = Callable[[Parameters], dict[str, Any]]
 
 _MOST_ITEMS = 1_000
 _MOST_SPANS = 10_000
@@ -76,7 +76,7 @@ class Api:
             if refusal is not None:
                 return error_answer(refusal.status, refusal.message)
             try:
-                content = await run_in_threadpool(question, request, Parameters(request.query_params))
+                content = await run_in_threadpool(question, Parameters(request.query_params, request.path_params))
             except QueryError as error:
                 return error_answer(422, str(error))
             except NotInStoreError as error:
@@ -87,17 +87,17 @@ class Api:
 
         return answer
 
-    async def _healthz(self, request: Request) -> Response:
+    async def _healthz(self, _request: Request) -> Response:
         """Say whether the latest write worked; open to all, since it shows no telemetry."""
         if self._store.failure is not None:
             return error_answer(503, self._store.failure)
         return JSONResponse({"status": "ok"}, headers=_NO_STORE)
 
-    def _summary(self, request: Request, parameters: Parameters) -> dict[str, Any]:
+    def _summary(self, parameters: Parameters) -> dict[str, Any]:
         parameters.refuse_others()
         return summary_json(queries.summary(self._store))
 
-    def _traces(self, request: Request, parameters: Parameters) -> dict[str, Any]:
+    def _traces(self, parameters: Parameters) -> dict[str, Any]:
         conditions: dict[str, Any] = {
             "service": parameters.text("service"),
             "operation": parameters.text("operation"),
@@ -112,16 +112,16 @@ class Api:
         found = queries.traces(self._store, **conditions, limit=limit)
         return {"traces": [trace_summary_json(item) for item in found], "limit": limit}
 
-    def _trace(self, request: Request, parameters: Parameters) -> dict[str, Any]:
+    def _trace(self, parameters: Parameters) -> dict[str, Any]:
         max_spans = parameters.limit(default=_MOST_SPANS, most=_MOST_SPANS, name="max_spans")
         parameters.refuse_others()
-        trace_id: str = request.path_params["trace_id"]
+        trace_id = parameters.path("trace_id")
         found = queries.trace(self._store, trace_id, max_spans=max_spans)
         if found is None:
             raise NotInStoreError(f"there is no trace {trace_id} in the store: it never came in, or is deleted by now")
         return trace_json(found, queries.linked_traces(self._store, trace_id))
 
-    def _logs(self, request: Request, parameters: Parameters) -> dict[str, Any]:
+    def _logs(self, parameters: Parameters) -> dict[str, Any]:
         conditions: dict[str, Any] = {
             "trace_id": parameters.text("trace_id"),
             "span_id": parameters.text("span_id"),
@@ -137,18 +137,18 @@ class Api:
         found = queries.logs(self._store, **conditions, limit=limit)
         return {"logs": [log_json(item) for item in found], "limit": limit}
 
-    def _metrics(self, request: Request, parameters: Parameters) -> dict[str, Any]:
+    def _metrics(self, parameters: Parameters) -> dict[str, Any]:
         parameters.refuse_others()
         return {"metrics": [metric_summary_json(item) for item in queries.metrics(self._store)]}
 
-    def _metric(self, request: Request, parameters: Parameters) -> dict[str, Any]:
+    def _metric(self, parameters: Parameters) -> dict[str, Any]:
         service = parameters.text("service")
         since = parameters.time("since")
         until = parameters.time("until")
         max_series = parameters.limit(default=_DEFAULT_ITEMS, most=_MOST_ITEMS, name="max_series")
         max_points = parameters.limit(default=_DEFAULT_POINTS, most=_MOST_POINTS, name="max_points")
         parameters.refuse_others()
-        name: str = request.path_params["name"]
+        name = parameters.path("name")
         found = queries.metric_series(
             self._store,
             name,

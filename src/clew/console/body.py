@@ -1,4 +1,4 @@
-"""Reading a request body within bounds: bytes as sent, bytes once decompressed, seconds, and bytes held by all requests."""
+"""Reading a request body within bounds: its bytes as sent and unpacked, its seconds, and all requests together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -40,8 +40,7 @@ class BodyLimits:
     body_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_decompressed_bytes", "max_messages", "max_in_flight_bytes", "body_timeout_s"):
-            value = getattr(self, name)
+        for name, value in asdict(self).items():
             if not value > 0:
                 raise ValueError(f"{name}={value!r} is not usable: give a number above 0")
 
@@ -129,7 +128,7 @@ async def read_body(request: Request, limits: BodyLimits, share: InFlightShare) 
                 share.grow(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
-        raise BodyRefusedError(408, f"the request body took longer than {limits.body_timeout_s:g} s to arrive") from None
+        raise BodyRefusedError(408, f"the body took longer than {limits.body_timeout_s:g} s to arrive") from None
     except ClientDisconnect:
         raise BodyRefusedError(400, "the connection closed before the whole request body had arrived") from None
     return b"".join(chunks)

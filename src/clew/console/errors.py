@@ -13,7 +13,7 @@ class ConsoleError(Exception):
 
 
 class StoreUnavailableError(ConsoleError):
-    """The store cannot write, or answer, at the moment (disk full, locked, closed): keep the data and try again later."""
+    """The store cannot write or answer at the moment (disk full, locked, closed): keep the data and try again."""
 
 
 class BodyRefusedError(ConsoleError):

@@ -1,5 +1,7 @@
 """Questions about log records."""
 
+# ruff: noqa: S608 - what is put into statements are names from this package; values are always bound
+
 from __future__ import annotations
 
 from datetime import datetime
@@ -15,7 +17,7 @@ from clew.console.trace_queries import SCOPES_OF_SERVICE
 _MOST_SEVERE = 24
 
 
-def logs(
+def logs(  # noqa: PLR0913 - each is a filter of its own, and named
     store: Store,
     *,
     trace_id: str | None = None,

@@ -293,5 +293,3 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.spans) + len(self.logs) + len(self.points)
-
-

@@ -134,7 +134,7 @@ def success_body(signal: Signal, form: WireFormat, *, rejected: int, reason: str
 
 
 def status_body(form: WireFormat, *, code: int, message: str) -> bytes:
-    """Return a google.rpc.Status, the body of every OTLP error answer.
+    r"""Return a google.rpc.Status, the body of every OTLP error answer.
 
     Written out by hand: its two fields are not worth a dependency on googleapis-common-protos.
 
@@ -145,7 +145,7 @@ def status_body(form: WireFormat, *, code: int, message: str) -> bytes:
 
     Example:
         >>> status_body(WireFormat.PROTOBUF, code=3, message="no")
-        b'\\x08\\x03\\x12\\x02no'
+        b'\x08\x03\x12\x02no'
     """
     if form is WireFormat.JSON:
         return json.dumps({"code": code, "message": message}).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ class Parameters:
 
     Args:
         given: the request's query parameters.
+        path: the parts of the path that a route names.
 
     Example:
         >>> parameters = Parameters(QueryParams("limit=5&errors_only=true"))
@@ -30,9 +31,14 @@ class Parameters:
         >>> parameters.refuse_others()
     """
 
-    def __init__(self, given: QueryParams) -> None:
+    def __init__(self, given: QueryParams, path: Mapping[str, str] | None = None) -> None:
         self._given = given
+        self._path = path or {}
         self._allowed: list[str] = []
+
+    def path(self, name: str) -> str:
+        """Return the part of the path that the route calls `name`."""
+        return self._path[name]
 
     def text(self, name: str) -> str | None:
         """Return a text, or None when it is not given or empty."""
@@ -49,7 +55,9 @@ class Parameters:
     def time(self, name: str) -> datetime | None:
         """Return an aware time."""
         return self._read(
-            name, _aware, "an ISO 8601 time with its zone, such as 2026-01-31T12:00:00Z (write the + of an offset as %2B)"
+            name,
+            _aware,
+            "an ISO 8601 time with its zone, such as 2026-01-31T12:00:00Z (write the + of an offset as %2B)",
         )
 
     def severity(self, name: str) -> int | None:

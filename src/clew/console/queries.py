@@ -1,5 +1,7 @@
 """All that can be asked of a store, in one place; every function takes the store first and answers frozen values."""
 
+# ruff: noqa: S608 - what is put into statements are names from this package; values are always bound
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -67,21 +67,25 @@ class Receiver:
         form = WireFormat.JSON  # for a request whose own format is unknown
         try:
             form = wire_format(request.headers.get("content-type", ""))
-            refusal = refusal_to_send(request, self._token)
-            if refusal is not None:
-                raise BodyRefusedError(refusal.status, refusal.message)
+            self._let_in(request)
             batch = await self._batch(request, signal, form)
             if len(batch):
                 await asyncio.wrap_future(self._store.add(batch))
         except BodyRefusedError as error:
-            await discard_body(request, self._limits)
+            if error.status != 408:  # a sender that stopped halfway has no more to read
+                await discard_body(request, self._limits)
             return self._refused(form, error.status, str(error))
         except StoreUnavailableError as error:
             return self._refused(form, 503, str(error))
-        except Exception as error:  # noqa: BLE001 - answered, since a log line about it could come back as telemetry
+        except Exception as error:  # answered, since a log line about it could come back as telemetry
             return self._refused(form, 500, f"the console failed on this request: {type(error).__name__}: {error}")
         body = success_body(signal, form, rejected=batch.rejected, reason=batch.reason)
         return Response(body, media_type=form.value)
+
+    def _let_in(self, request: Request) -> None:
+        refusal = refusal_to_send(request, self._token)
+        if refusal is not None:
+            raise BodyRefusedError(refusal.status, refusal.message)
 
     async def _batch(self, request: Request, signal: Signal, form: WireFormat) -> Batch:
         limits = self._limits

@@ -1,5 +1,7 @@
 """Writing batches into the tables, inside a transaction that the store opens and closes."""
 
+# ruff: noqa: S608 - what is put into statements are names from this package; values are always bound
+
 from __future__ import annotations
 
 import hashlib
@@ -79,7 +81,8 @@ class RowWriter:
     def _metric_id(self, metric: Metric) -> int:
         def add() -> int:
             return self._returned_id(
-                "INSERT INTO metrics (name, type, unit, temporality, is_monotonic, description) VALUES (?, ?, ?, ?, ?, ?) "
+                "INSERT INTO metrics (name, type, unit, temporality, is_monotonic, description) "
+                "VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (name, type, unit, temporality, is_monotonic) "
                 "DO UPDATE SET description = excluded.description RETURNING id",
                 (metric.name, metric.type, metric.unit, metric.temporality, metric.is_monotonic, metric.description),

@@ -99,7 +99,7 @@ class ConsoleServer:
         if self._address is None:
             raise ConsoleError("the console is not started: call start() before asking for its url")
         host, port = self._address
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
@@ -173,7 +173,7 @@ class ConsoleServer:
         self._server = self._thread = self._store = self._address = None
 
 
-def serve(
+def serve(  # noqa: PLR0913 - each is a setting of its own, and named
     *,
     data_dir: Path | str,
     host: str = "127.0.0.1",
@@ -246,8 +246,8 @@ def _listener(host: str, port: int, *, has_token: bool) -> socket.socket:
         ) from error
     if not has_token and not is_loopback_name(str(address[0])):
         raise ConsoleError(
-            f"host {host!r} can be reached from other machines: set CLEW_CONSOLE_TOKEN to a secret that senders present, "
-            "or listen on 127.0.0.1 only"
+            f"host {host!r} can be reached from other machines: set CLEW_CONSOLE_TOKEN to a secret that senders "
+            "present, or listen on 127.0.0.1 only"
         )
     listener = socket.socket(family, kind, protocol)
     try:

@@ -254,7 +254,7 @@ class Store:
                 self._write([batch for batch, _ in writes])
                 _finish([future for _, future in writes])
                 writes = []
-            except Exception as error:  # noqa: BLE001 - the writer must outlive any batch
+            except Exception as error:  # the writer must outlive any batch
                 self._writer.forget()
                 if _is_locked(error):  # waiting out the lock for each of them would take minutes
                     for _, future in writes:
@@ -273,7 +273,7 @@ class Store:
             except sqlite3.IntegrityError:  # a remembered row is gone: another process swept it
                 self._writer.forget()
                 self._write([batch])
-        except Exception as error:  # noqa: BLE001 - the writer must outlive any batch
+        except Exception as error:  # the writer must outlive any batch
             self._writer.forget()
             self._fail(future, error)
         else:

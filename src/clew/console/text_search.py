@@ -25,7 +25,7 @@ def fold_contains(haystack: str | None, folded_needle: str) -> bool:
 
 
 def text_condition(text: str, plain_columns: tuple[str, ...], json_columns: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return an SQL condition, with its arguments, that is true when any of the columns holds the text.
+    r"""Return an SQL condition, with its arguments, that is true when any of the columns holds the text.
 
     SQLite's LIKE is fast but folds ASCII only, so other text goes through `fold_contains`.
 
@@ -39,7 +39,7 @@ def text_condition(text: str, plain_columns: tuple[str, ...], json_columns: tupl
 
     Example:
         >>> text_condition("50%", ("name",), ())
-        ("(name LIKE ? ESCAPE '\\\\')", ['%50\\\\%%'])
+        ("(name LIKE ? ESCAPE '\\')", ['%50\\%%'])
     """
     if not text or len(text) > _LONGEST_TEXT:
         raise QueryError(f"text has {len(text)} characters: give 1 to {_LONGEST_TEXT}")

@@ -1,5 +1,7 @@
 """Questions about traces: which there are, one as a tree, and which others it is linked with."""
 
+# ruff: noqa: S608 - what is put into statements are names from this package; values are always bound
+
 from __future__ import annotations
 
 import json
@@ -81,7 +83,7 @@ class LinkedTrace:
     summary: TraceSummary | None
 
 
-def traces(
+def traces(  # noqa: PLR0913 - each is a filter of its own, and named
     store: Store,
     *,
     service: str | None = None,

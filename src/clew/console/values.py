@@ -35,7 +35,7 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def to_json_value(value: AttributeValue) -> Json:
-    """Return `value` as a JSON-ready value that `from_json_value` turns back into the same value.
+    r"""Return `value` as a JSON-ready value that `from_json_value` turns back into the same value.
 
     Args:
         value: an attribute value; maps and sequences may be nested.
@@ -44,7 +44,7 @@ def to_json_value(value: AttributeValue) -> Json:
         TypeError: a value OTLP has no type for.
 
     Example:
-        >>> to_json_value((1, b"\\x00", float("nan")))
+        >>> to_json_value((1, b"\x00", float("nan")))
         [1, {'$bytes': 'AA=='}, {'$double': 'NaN'}]
     """
     if value is None or isinstance(value, str | bool):
