@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from opentelemetry.context import Context
+
 from clew import clock
 from clew.catalog import semconv
-from clew.catalog.metrics import MESSAGES_CONSUMED, MESSAGES_SENT, QUEUE_WAIT
+from clew.catalog.kind import Metric
+from clew.catalog.metrics import MESSAGES_CONSUMED, MESSAGES_SENT, QUEUE_REJECTED, QUEUE_WAIT
 from clew.catalog.operations import MESSAGE_PROCESS, MESSAGE_SEND
-from clew.engine.context import Carried, extract
+from clew.engine.context import Carried, extract, is_valid_correlation_id, with_correlation_id
 from clew.engine.metrics import registry
-from clew.engine.operation import Operation
+from clew.engine.operation import Linkable, Operation
 
 SENT_AT_HEADER: Final = "clew-sent-at"
 """The header of a message in which its producer writes when it sent it, in seconds since the epoch."""
 
 
 class MessageSend(Operation):
-    """Sending one message. Its carrier goes into the message's headers."""
+    """Sending one message, or a batch of them. Its carrier goes into the headers."""
 
     __slots__ = ()
 
@@ -27,9 +31,9 @@ class MessageSend(Operation):
         return {**self.carrier, SENT_AT_HEADER: f"{clock.now_ns() / 1e9:.6f}"}
 
     def finish(self, error: BaseException | None = None) -> None:
-        """End the send and count the message."""
+        """End the send and count the messages."""
         super().finish(error)
-        _count(MESSAGES_SENT, self, 1)
+        _count(MESSAGES_SENT, self, _messages(self))
 
 
 class MessageProcess(Operation):
@@ -40,22 +44,34 @@ class MessageProcess(Operation):
     def finish(self, error: BaseException | None = None) -> None:
         """End the processing and count the messages."""
         super().finish(error)
-        _count(MESSAGES_CONSUMED, self, int(self.attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT, 1)))
+        _count(MESSAGES_CONSUMED, self, _messages(self))
+
+    def reject(self, error: BaseException) -> None:
+        """Count the message as one that could not be read, and end its processing with that error."""
+        self.finish(error)
+        _count(QUEUE_REJECTED, self, 1)
 
 
-def message_send(system: str, destination: str, attributes: Mapping[str, Any] | None = None) -> MessageSend:
+def message_send(
+    system: str,
+    destination: str,
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    parent: Context | None = None,
+) -> MessageSend:
     """Return the operation of sending a message.
 
     Args:
         system: ``messaging.system``, such as ``redis``.
         destination: the queue, stream, topic or subject.
-        attributes: more attributes of the span.
+        attributes: more attributes of the span; ``messaging.batch.message_count`` where it sends more than one message.
+        parent: the context of what sends it, where that is not the current one.
 
     Example:
         >>> with message_send("redis", "documents") as sending:
         ...     headers = sending.headers()
     """
-    return MessageSend(MESSAGE_SEND, _attributes(system, destination, "send", attributes))
+    return MessageSend(MESSAGE_SEND, _attributes(system, destination, "send", attributes), parent=parent)
 
 
 def message_process(
@@ -63,6 +79,9 @@ def message_process(
     destination: str,
     headers: Mapping[Any, Any] | Iterable[Mapping[Any, Any]],
     attributes: Mapping[str, Any] | None = None,
+    *,
+    earlier_tries: Iterable[Linkable] = (),
+    correlation_id: str | None = None,
 ) -> MessageProcess:
     """Return the operation of processing a message, or a batch of messages.
 
@@ -73,6 +92,8 @@ def message_process(
         destination: the queue, stream, topic or subject.
         headers: those of the message; a list of them is a batch.
         attributes: more attributes of the span.
+        earlier_tries: the spans that tried to process it before, for a link to each.
+        correlation_id: what the library calls its correlation id, for messages of producers without clew.
 
     Example:
         >>> with message_process("redis", "documents", {"clew-sent-at": "1700000000.0"}) as processing:
@@ -80,20 +101,27 @@ def message_process(
     """
     given = _attributes(system, destination, "process", attributes)
     if isinstance(headers, Mapping):
-        carried = extract(headers)
+        carried = _correlated(extract(headers), correlation_id)
         _record_wait(given, headers)
-        return MessageProcess(MESSAGE_PROCESS, given, parent=carried, links=(carried,))
+        return MessageProcess(MESSAGE_PROCESS, given, parent=carried, links=(carried, *earlier_tries))
     batch = list(headers)
     for item in batch:
         _record_wait(given, item)
     given[semconv.MESSAGING_BATCH_MESSAGE_COUNT] = len(batch)
-    links: list[Carried] = [extract(item) for item in batch]
+    links = [extract(item) for item in batch]
     correlated = {carried.correlation_id for carried in links}
     # A batch whose messages belong together keeps their correlation id
-    parent = None
-    if len(correlated) == 1 and (only := correlated.pop()) is not None:
-        parent = extract({"x-correlation-id": only})
-    return MessageProcess(MESSAGE_PROCESS, given, parent=parent, links=links, root=True)
+    only = correlated.pop() if len(correlated) == 1 else None
+    parent = _correlated(Carried(Context()), only)
+    # Messages that were sent together share their send span: one link says it
+    distinct = {carried.span_context.span_id: carried for carried in links}
+    return MessageProcess(MESSAGE_PROCESS, given, parent=parent, links=(*distinct.values(), *earlier_tries), root=True)
+
+
+def _correlated(carried: Carried, correlation_id: str | None) -> Carried:
+    if carried.correlation_id is None and correlation_id is not None and is_valid_correlation_id(correlation_id):
+        return Carried(with_correlation_id(correlation_id, carried.context))
+    return carried
 
 
 def _attributes(system: str, destination: str, operation: str, more: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -113,13 +141,19 @@ def _record_wait(attributes: dict[str, Any], headers: Mapping[Any, Any]) -> None
     try:
         waited_s = max(0.0, clock.now_ns() / 1e9 - float(value))
     except (TypeError, ValueError, OverflowError):
-        # A producer's mistake, and no reason not to process its message
+        return
+    # What a stranger wrote there is no reason not to process the message
+    if not math.isfinite(waited_s):
         return
     attributes["clew.queue.wait_s"] = round(waited_s, 6)
     labels = {key: attributes[key] for key in QUEUE_WAIT.labels}
     registry.declared(QUEUE_WAIT).record(waited_s, **labels)
 
 
-def _count(metric: Any, operation: Operation, messages: int) -> None:
+def _messages(operation: Operation) -> int:
+    return int(operation.attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT, 1))
+
+
+def _count(metric: Metric, operation: Operation, messages: int) -> None:
     labels = {key: operation.attributes[key] for key in metric.labels if key in operation.attributes}
     registry.declared(metric).add(messages, **labels)
