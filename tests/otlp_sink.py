@@ -102,8 +102,9 @@ class OtlpSink:
     ``answer`` may be set to another status (503, say) to make it refuse what it is sent; what it refuses it does not keep.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0, token: str = "") -> None:
         self.answer = 200
+        self._token = token
         self._lock = threading.Lock()
         self._bodies: dict[str, list[bytes]] = {"traces": [], "metrics": [], "logs": []}
         sink = self
@@ -115,6 +116,9 @@ class OtlpSink:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                if sink._token and self.headers.get("Authorization") != f"Bearer {sink._token}":
+                    self.send_error(401)
+                    return
                 status = sink._take(self.path.rsplit("/", 1)[-1], body)
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
@@ -129,7 +133,7 @@ class OtlpSink:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A process that is killed in the middle of an export is part of many tests."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     def __enter__(self) -> Self:

@@ -296,16 +296,20 @@ class BoundHistogram:
         try:
             index = bisect_left(series.bounds, value)
             exemplar = _exemplar(value)
-            with self._instrument._lock:
-                series.live = True
-                series.counts[index] += 1
-                series.total += value
-                series.min = min(series.min, value)
-                series.max = max(series.max, value)
-                if exemplar is not None:
-                    series.exemplars[index] = exemplar
+            if -math.inf < value < math.inf:
+                with self._instrument._lock:
+                    series.live = True
+                    series.counts[index] += 1
+                    series.total += value
+                    series.min = min(series.min, value)
+                    series.max = max(series.max, value)
+                    if exemplar is not None:
+                        series.exemplars[index] = exemplar
+                return
+            problem: Exception | str = f"a measurement must be finite ({value!r})"
         except Exception as error:
-            report(f"metric {self._instrument.declaration.name}", error)
+            problem = error
+        report(f"metric {self._instrument.declaration.name}", problem)
 
 
 class Timer:
