@@ -588,11 +588,11 @@ def test_a_full_queue_refuses_at_once_what_it_cannot_hold(tmp_path: Path) -> Non
     assert took < 5
 
 
-def test_traces_on_disk_outlive_jaeger(tmp_path: Path) -> None:
+def test_traces_on_disk_outlive_a_killed_jaeger(tmp_path: Path) -> None:
     with running_stack(tmp_path, backends=["jaeger", "collector"], durable_traces=True) as stack:
         sent = send_one_of_each(stack)
         eventually(lambda: len(jaeger_trace(stack, sent.trace_id)) == 2, timeout_s=ARRIVES_WITHIN_S, what="the trace")
-        stack.stop("jaeger")
+        stack.kill("jaeger")
         stack.start("jaeger")
         assert {span.span_id for span in jaeger_trace(stack, sent.trace_id)} == {sent.root_id, sent.child_id}
 
