@@ -98,7 +98,8 @@ class LogStream:
             event["span_id"] = trace.format_span_id(span_context.span_id)
         if error is not None:
             event["exception"] = self._redactor.text(_stacktrace(error))
-        line = self._render(None, event["level"], event)
+        first = {key: event.pop(key) for key in ("timestamp", "level", "event", "logger", "service") if key in event}
+        line = self._render(None, first["level"], {**first, **event})
         print(line, file=sys.stderr, flush=True)
         if record is not None and self._pipeline is not None:
             self._pipeline.add_log(record)

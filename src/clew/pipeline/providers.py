@@ -131,7 +131,7 @@ class Pipeline:
             settings,
             Encoder(self.resource, self.redactor),
             transport or HttpTransport(settings),
-            None if transport else _spool(settings),
+            None if transport else spool_of(settings),
             self.collect,
         )
         self.tracer_provider = TracerProvider(
@@ -218,7 +218,8 @@ class Pipeline:
             self._worker.start()
 
 
-def _spool(settings: Settings) -> Spool | None:
+def spool_of(settings: Settings) -> Spool | None:
+    """Return the disk spool of an endpoint, shared by the processes that send there; ``None`` where it is switched off."""
     if settings.spool_max_bytes == 0:
         return None
     # Processes that send to the same addresses share a folder and may replay each other's segments

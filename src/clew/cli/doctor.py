@@ -1,0 +1,182 @@
+"""``clew doctor``: tells what is wrong with the telemetry of this environment, and how to mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from clew import clock
+from clew.pipeline.probe import probe
+from clew.pipeline.spool import Spool
+from clew.pipeline.providers import spool_of
+from clew.settings import SIGNALS, Settings, SettingsError
+
+Verdict = Literal["ok", "note", "wrong"]
+
+_MARKS: Final = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
+_OTEL_PACKAGES: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-common")
+# Packages that instrument FastAPI, too: with both, every request would be told twice
+_RIVALS: Final = ("opentelemetry-instrumentation-fastapi", "prometheus-fastapi-instrumentator", "logfire", "ddtrace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: what was looked at.
+        verdict: ``ok``; ``note`` for what may be meant so; ``wrong`` for what loses telemetry.
+        text: what was seen.
+        mend: what to do about it.
+    """
+
+    check: str
+    verdict: Verdict = "ok"
+    text: str
+    mend: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor", help="Tell what is wrong with this environment's telemetry, and how to mend it.")(doctor)
+
+
+def doctor(
+    *, timeout_s: Annotated[float, typer.Option(help="Seconds to wait for an endpoint.", min=0.1, max=60)] = 3.0
+) -> None:
+    """Run every check; exit with 1 when something is wrong."""
+    findings = list(examine(timeout_s=timeout_s))
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for finding in findings:
+        table.add_row(_MARKS[finding.verdict], finding.check, finding.text)
+        if finding.mend:
+            table.add_row("", "", f"[bold]mend:[/] {finding.mend}")
+    console = Console()
+    console.print(table)
+    wrong = sum(finding.verdict == "wrong" for finding in findings)
+    console.print(f"\n{wrong} of {len(findings)} checks found something wrong." if wrong else "\nAll is well.")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def examine(*, timeout_s: float) -> Iterator[Finding]:
+    """Yield what each check finds.
+
+    Args:
+        timeout_s: how long to wait for an endpoint.
+    """
+    try:
+        settings = Settings.load()
+    except SettingsError as error:
+        yield Finding(check="settings", verdict="wrong", text=str(error), mend="set the variable to what is allowed")
+        settings, _ = Settings.load_or_default()
+    else:
+        yield Finding(check="settings", text=f"read for service {settings.service_name or 'unknown_service:python'!r}")
+        if not settings.service_name and "service.name" not in settings.resource_attributes:
+            yield Finding(
+                check="service name",
+                verdict="note",
+                text="none is set, so every service is called unknown_service:python",
+                mend="set OTEL_SERVICE_NAME, or call clew.configure(service_name=...)",
+            )
+    yield from _versions()
+    yield from _signals(settings, timeout_s)
+    yield from _spool(settings)
+    yield from _rivals()
+
+
+def _versions() -> Iterable[Finding]:
+    found = {name: importlib.metadata.version(name) for name in _OTEL_PACKAGES}
+    minors = {version.rsplit(".", 1)[0] for version in found.values()}
+    text = f"Python {platform.python_version()}, " + ", ".join(f"{name} {version}" for name, version in found.items())
+    if len(minors) > 1:
+        mend = f"pip install {' '.join(f'{name}~={max(minors)}.0' for name in _OTEL_PACKAGES)}"
+        return [Finding(check="versions", verdict="wrong", text=f"{text} do not belong together", mend=mend)]
+    return [Finding(check="versions", text=text)]
+
+
+def _signals(settings: Settings, timeout_s: float) -> Iterator[Finding]:
+    for signal in SIGNALS:
+        url = settings.url(signal)
+        if not settings.enabled(signal):
+            yield Finding(check=signal, verdict="note", text="off, as the environment says")
+            continue
+        started = clock.monotonic_s()
+        outcome = probe(settings, signal, timeout_s=timeout_s)
+        took_ms = (clock.monotonic_s() - started) * 1000
+        if outcome.delivered:
+            yield Finding(check=signal, text=f"{url} took one item in {took_ms:.0f} ms")
+        else:
+            yield Finding(check=signal, verdict="wrong", text=f"{url}: {outcome.problem}", mend=_mend(outcome.problem))
+
+
+def _mend(problem: str) -> str:
+    answers: dict[str, str] = {
+        "401": "give the endpoint's token with OTEL_EXPORTER_OTLP_HEADERS='Authorization=Bearer%20...'",
+        "403": "give the endpoint's token with OTEL_EXPORTER_OTLP_HEADERS='Authorization=Bearer%20...'",
+        "404": "check the path of OTEL_EXPORTER_OTLP_ENDPOINT: /v1/traces and its siblings are added to it",
+        "refused": "start a Collector there, or 'clew console', or set OTEL_EXPORTER_OTLP_ENDPOINT",
+        "CERTIFICATE": "name the authority's certificate with OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "closed the connection": "check that the port speaks OTLP over HTTP (4318), not gRPC (4317)",
+    }
+    for sign, mend in answers.items():
+        if sign in problem:
+            return mend
+    return "check OTEL_EXPORTER_OTLP_ENDPOINT and what listens there"
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    spool: Spool | None = spool_of(settings)
+    if spool is None:
+        yield Finding(
+            check="spool",
+            verdict="note",
+            text="off: an outage of the endpoint loses telemetry",
+            mend="set CLEW_SPOOL_MAX_BYTES above 0",
+        )
+        return
+    folder = spool.folder
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        mend = "make it writable, or name another with CLEW_SPOOL_DIR"
+        yield Finding(check="spool", verdict="wrong", text=f"{folder} can't be written", mend=mend)
+        return
+    waiting = spool.waiting_bytes()
+    share = waiting / spool.max_bytes
+    text = f"{waiting / 1e6:.1f} of {spool.max_bytes / 1e6:.0f} MB wait in {spool.folder}"
+    if share > 0.8:
+        yield Finding(check="spool", verdict="wrong", text=text, mend="bring the endpoint back: it is sent then")
+    else:
+        yield Finding(check="spool", text=text)
+
+
+def _rivals() -> Iterator[Finding]:
+    installed: Callable[[str], bool] = _is_installed
+    rivals = [name for name in _RIVALS if installed(name)]
+    if rivals:
+        yield Finding(
+            check="double instrumentation",
+            verdict="note",
+            text=f"{', '.join(rivals)} can instrument the same app",
+            mend="call only one of them for an app",
+        )
+    else:
+        yield Finding(check="double instrumentation", text="nothing else that instruments FastAPI is installed")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = [
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "apscheduler",
+    "faststream",
+    "redis",
+    "sqlalchemy",
+    "httpx",
+    "openai",
+    "grpc",
+    "requests",
+]
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_importing_clew_pulls_in_no_framework(configured):
+    code = "import clew, sys; "
+    if configured:
+        code += "clew.configure(service_name='x'); clew.get_logger().info('x'); "
+    code += f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_extra_is_named_with_the_line_that_installs_it():
+    code = """
+import sys
+sys.modules["fastapi"] = sys.modules["starlette"] = None
+import clew
+class FastAPI:
+    __module__ = "fastapi.applications"
+    async def __call__(self, scope, receive, send): ...
+try:
+    from clew.instrumentation.registry import DropIn, load
+    load(DropIn(module="sqlalchemy", libraries=("sqlalchemy",))) if sys.modules.update(sqlalchemy=None) is None else None
+except clew.ClewError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "pip install 'clew[sqlalchemy]'" in done.stdout
+
+
+def test_an_object_that_clew_does_not_know_is_reported_and_returned():
+    code = "import clew\nthing = object()\nassert clew.instrument(thing) is thing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "is nothing clew knows" in done.stderr
