@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -15,8 +15,8 @@ from rich.table import Table
 
 from clew import clock
 from clew.pipeline.probe import probe
-from clew.pipeline.spool import Spool
 from clew.pipeline.providers import spool_of
+from clew.pipeline.spool import Spool
 from clew.settings import SIGNALS, Settings, SettingsError
 
 Verdict = Literal["ok", "note", "wrong"]
@@ -144,12 +144,14 @@ def _spool(settings: Settings) -> Iterator[Finding]:
             mend="set CLEW_SPOOL_MAX_BYTES above 0",
         )
         return
-    folder = spool.folder
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK):
+    try:
+        spool.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=spool.folder):
+            pass
+    except OSError as error:
+        text = f"{spool.folder} can't be written ({error.strerror})"
         mend = "make it writable, or name another with CLEW_SPOOL_DIR"
-        yield Finding(check="spool", verdict="wrong", text=f"{folder} can't be written", mend=mend)
+        yield Finding(check="spool", verdict="wrong", text=text, mend=mend)
         return
     waiting = spool.waiting_bytes()
     share = waiting / spool.max_bytes
@@ -161,8 +163,7 @@ def _spool(settings: Settings) -> Iterator[Finding]:
 
 
 def _rivals() -> Iterator[Finding]:
-    installed: Callable[[str], bool] = _is_installed
-    rivals = [name for name in _RIVALS if installed(name)]
+    rivals = [name for name in _RIVALS if _is_installed(name)]
     if rivals:
         yield Finding(
             check="double instrumentation",
