@@ -106,75 +106,114 @@ class Settings(BaseSettings):
         case_sensitive=False,
         env_ignore_empty=True,
         validate_default=False,
+        use_attribute_docstrings=True,
     )
 
     # What the service is
     service_name: str = Field(default="", validation_alias=_otel("service_name"))
+    """The service's name; wins over ``service.name`` among the resource attributes."""
     resource_attributes: Pairs = Field(default_factory=dict, validation_alias=_otel("resource_attributes"))
+    """More about the service: ``service.namespace=shop,deployment.environment.name=production``."""
 
     # What is on
     sdk_disabled: bool = Field(default=False, validation_alias=_otel("sdk_disabled"))
+    """Switches telemetry off as a whole; log lines are still printed."""
     traces_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
         default="otlp", validation_alias=_otel("traces_exporter")
     )
+    """``none`` switches traces off."""
     metrics_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
         default="otlp", validation_alias=_otel("metrics_exporter")
     )
+    """``none`` switches metrics off."""
     logs_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
         default="otlp", validation_alias=_otel("logs_exporter")
     )
+    """``none`` switches the export of logs off; lines are still printed."""
 
     # Where it goes
     endpoint: HttpUrl = Field(default="http://localhost:4318", validation_alias=_otel("exporter_otlp_endpoint"))
+    """Where OTLP over HTTP is posted; ``/v1/traces`` and its siblings are added."""
     traces_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_traces_endpoint"))
+    """The whole address for traces, where it is another."""
     metrics_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_metrics_endpoint"))
+    """The whole address for metrics, where it is another."""
     logs_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_logs_endpoint"))
+    """The whole address for logs, where it is another."""
     protocol: Annotated[Literal["http/protobuf"], BeforeValidator(_lower)] = Field(
         default="http/protobuf", validation_alias=_otel("exporter_otlp_protocol")
     )
+    """How it is posted."""
     headers: Pairs = Field(default_factory=dict, validation_alias=_otel("exporter_otlp_headers"))
+    """Headers of every post, percent-encoded: ``Authorization=Bearer%20...``."""
     compression: Annotated[Literal["gzip", "none"], BeforeValidator(_lower)] = Field(
         default="gzip", validation_alias=_otel("exporter_otlp_compression")
     )
+    """How posts are compressed."""
     export_timeout_s: Milliseconds = Field(default=10.0, gt=0, validation_alias=_otel("exporter_otlp_timeout"))
+    """How long an answer is waited for; the variable is in milliseconds."""
     certificate: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_certificate"))
+    """The certificate of the authority that the endpoint's is signed by (PEM)."""
     client_certificate: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_client_certificate"))
+    """This client's certificate, for mutual TLS (PEM)."""
     client_key: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_client_key"))
+    """The key of this client's certificate (PEM)."""
 
     # How much of it
     sampler: Annotated[Sampler, BeforeValidator(_lower)] = Field(
         default="parentbased_always_on", validation_alias=_otel("traces_sampler")
     )
+    """Which traces are recorded; a caller's "not sampled" is not the last word."""
     sampler_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias=_otel("traces_sampler_arg"))
+    """The share of traces that a ``traceidratio`` sampler records, from 0 to 1."""
     export_interval_s: Milliseconds = Field(default=1.0, gt=0, validation_alias=_otel("bsp_schedule_delay"))
+    """How often spans and logs are sent; the variable is in milliseconds. The standard's default is 5 s."""
     metric_interval_s: Milliseconds = Field(default=10.0, gt=0, validation_alias=_otel("metric_export_interval"))
+    """How often metrics are sent; the variable is in milliseconds. The standard's default is 60 s."""
     max_queue_size: int = Field(default=65_536, ge=1, validation_alias=_otel("bsp_max_queue_size"))
+    """Spans, and log records, that may wait in memory; more are dropped and counted."""
     max_batch_size: int = Field(default=2_048, ge=1, validation_alias=_otel("bsp_max_export_batch_size"))
+    """Spans, or log records, in one post."""
     max_value_length: int = Field(default=8_192, ge=16, validation_alias=_otel("attribute_value_length_limit"))
+    """Characters that are kept of an attribute's value."""
     max_series: int = Field(default=2_000, ge=1)
+    """Series of one metric; further label values are counted together under ``otel.metric.overflow``."""
 
     # What happens when it can't go out
     spool_dir: Path | None = None
+    """Where unsent telemetry waits; by default ``clew/spool`` in the user's state folder."""
     spool_max_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    """How much of it may wait, over all processes; 0 keeps nothing."""
     spool_max_age_s: float = Field(default=48 * 3600.0, gt=0)
+    """How long it may wait."""
     shutdown_timeout_s: float = Field(default=5.0, gt=0)
+    """How long the end of the process may be held up to send, or else spool, what is left."""
 
     # Logs
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
+    """The least level that is written and sent."""
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
+    """``auto`` is ``console`` on a terminal and ``json`` elsewhere."""
 
     # What crosses the border of the process
     trust_incoming: bool = True
+    """Whether a request's ``traceparent`` and correlation id are continued; else a new trace is linked to them."""
     correlation_header: str = Field(default="x-correlation-id", pattern=r"^[A-Za-z0-9-]{1,64}$")
+    """The header that carries the correlation id, in and out."""
     baggage_keys: Words = ()
+    """Baggage that may come in and go out, by key; by default none."""
     baggage_hosts: Words = ()
+    """Hosts that outgoing HTTP calls may carry baggage to; by default none."""
     redact_keys: Words = ()
+    """More keys whose values are secret, beside those that clew knows."""
 
     # HTTP
     metrics_path: str = Field(default="/metrics", pattern=r"^(/[^\s?#]*)?$")
+    """Where an instrumented app answers in Prometheus's format; empty switches it off."""
 
-    # For tests: a bad value given to the facade raises
+    # For tests
     strict: bool = False
+    """A bad value given to the facade raises, instead of being coerced and counted."""
 
     @classmethod
     def load(cls, **given: Any) -> Self:

@@ -1,0 +1,118 @@
+"""Write docs/reference/ from the code: the settings, and every name that clew emits. ``--check`` says what has drifted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from clew.catalog.kind import Metric, OperationKind
+from clew.catalog.metrics import METRICS
+from clew.catalog.operations import OPERATIONS
+from clew.engine.exposition import prometheus_name
+from clew.settings import Settings, variable
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+NOTE = "<!-- Written by tools/reference.py from the code. Change it there. -->\n"
+
+
+def settings_page() -> str:
+    """Return the page of the settings."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default in (None, "", (), {}) else f"`{str(default).lower() if default is not None else ''}`"
+        rows.append((f"`{variable(name)}`", f"`{name}`", shown, (field.description or "").replace("``", "`")))
+    return (
+        f"{NOTE}# Settings\n\n"
+        "Every setting is an environment variable; `clew.configure()` takes it by its name in code, which wins. "
+        "A value that can't be used is named in the log together with what is allowed, and the default is used; "
+        "`clew doctor` and `clew run` refuse it. Variables that end in milliseconds in the OpenTelemetry specification do so here; "
+        "names in code end in `_s` and count seconds.\n\n"
+        + _table(("variable", "in code", "default", "what it does"), rows)
+    )
+
+
+def telemetry_page() -> str:
+    """Return the page of the names."""
+    return f"{NOTE}# Telemetry\n\n" + "".join(_telemetry())
+
+
+def _telemetry() -> Iterator[str]:
+    yield (
+        "Every name that clew emits. Names of a standard are the standard's "
+        "(OpenTelemetry semantic conventions); clew's own start with `clew.`. "
+        "Every span and log record carries the correlation id (`clew.correlation.id`, `correlation_id`).\n\n"
+        "## Operations\n\nA span, metrics and log events are derived from each kind of operation.\n\n"
+    )
+    yield _table(
+        ("operation", "span", "kind", "metrics", "log events"),
+        [
+            (
+                f"**{kind.name}**<br>{kind.description}",
+                f"`{kind.span_name}`",
+                kind.role.value,
+                "<br>".join(f"`{metric.name}`" for metric in _metrics_of(kind)),
+                "<br>".join(f"`{event}`" for event in dict.fromkeys(_events(kind))),
+            )
+            for kind in OPERATIONS
+        ],
+    )
+    yield "\n## Metrics\n\n"
+    metrics = [metric for kind in OPERATIONS for metric in _metrics_of(kind)] + list(METRICS)
+    yield _table(
+        ("metric", "in Prometheus", "type", "unit", "labels", "what it measures"),
+        [
+            (
+                f"`{metric.name}`",
+                f"`{prometheus_name(metric.name, metric.unit, monotonic=metric.type == 'counter')}`",
+                metric.type.replace("_", "-"),
+                f"`{metric.unit}`",
+                "<br>".join(f"`{label}`" for label in metric.labels),
+                metric.description,
+            )
+            for metric in sorted(metrics, key=lambda metric: metric.name)
+        ],
+    )
+
+
+def _metrics_of(kind: OperationKind) -> list[Metric]:
+    return [metric for metric in (kind.duration, kind.active) if metric is not None]
+
+
+def _events(kind: OperationKind) -> Iterable[str]:
+    return [event for event in (kind.events.start, kind.events.end, kind.events.error) if event is not None]
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"settings.md": settings_page, "telemetry.md": telemetry_page}
+
+
+def drifted() -> list[str]:
+    """Return the pages that no longer say what the code says."""
+    return [
+        name
+        for name, page in PAGES.items()
+        if not (FOLDER / name).exists() or (FOLDER / name).read_text(encoding="utf-8") != page()
+    ]
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    if "--check" in sys.argv[1:]:
+        if names := drifted():
+            sys.exit(f"docs/reference: {', '.join(names)} drifted from the code: run python tools/reference.py.")
+        return
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
+        print(f"docs/reference/{name} written")
+
+
+if __name__ == "__main__":
+    main()
