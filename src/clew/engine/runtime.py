@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing.process
 import multiprocessing.util
 import os
 import threading
@@ -128,6 +129,9 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
             atexit.register(shutdown)
             os.register_at_fork(after_in_child=_after_fork)
             multiprocessing.util.register_after_fork(state, _flush_at_child_exit)
+            if multiprocessing.process.parent_process() is not None:
+                # Set up in a child that was forked before, as a fork server's are
+                _flush_at_child_exit(state)
 
 
 def ready() -> State:
