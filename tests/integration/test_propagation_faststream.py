@@ -13,20 +13,11 @@ from faststream import BaseMiddleware, FastStream
 from faststream._internal.broker import BrokerUsecase
 from faststream.redis import ListSub, RedisBroker, RedisRouter, StreamSub
 from pydantic import TypeAdapter
+from tests.integration.waiting import WAIT_S, eventually_async
 
 import clew
 from clew.instrumentation.faststream import instrument_all
 from clew.testing import CapturedLog, CapturedSpan, CapturedTelemetry
-
-WAIT_S = 10.0
-
-
-async def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something is so, for a while."""
-    deadline = asyncio.get_running_loop().time() + WAIT_S
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not within {WAIT_S:.0f} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 def run(
@@ -84,7 +75,9 @@ def test_one_message_continues_the_trace(
             await broker.start()
             with clew.correlation("order-17"), clew.span("request"):
                 await broker.publish({"id": 1}, **DESTINATIONS[kind])
-            await eventually(lambda: bool(spans(captured_telemetry, "process documents")), "the message was processed")
+            await eventually_async(
+                lambda: bool(spans(captured_telemetry, "process documents")), "the message was processed"
+            )
 
     asyncio.run(main())
 
@@ -125,7 +118,7 @@ def test_a_batch_only_has_links(captured_telemetry: CapturedTelemetry, valkey_ur
                     await broker.publish(number, stream="documents", pipeline=pipeline)
         # At once, so that they are read at once
         await pipeline.execute()
-        await eventually(lambda: bool(spans(captured_telemetry, "process documents")), "the batch was processed")
+        await eventually_async(lambda: bool(spans(captured_telemetry, "process documents")), "the batch was processed")
         await client.aclose()
 
     assert run(valkey_url, setup, act) == [([1, 2, 3], "order-17")]
@@ -149,7 +142,7 @@ def test_messages_that_are_sent_together_share_a_send_span(
 
     async def act(broker: RedisBroker, received: list[Any]) -> None:
         await broker.publish_batch(1, 2, list="documents")
-        await eventually(lambda: len(spans(captured_telemetry, "process documents")) == 2, "both were processed")
+        await eventually_async(lambda: len(spans(captured_telemetry, "process documents")) == 2, "both were processed")
 
     assert run(valkey_url, setup, act) == [1, 2]
     send = captured_telemetry.span("send documents")
@@ -176,7 +169,7 @@ def test_what_a_handler_returns_is_sent_by_its_message(captured_telemetry: Captu
     async def act(broker: RedisBroker, received: list[Any]) -> None:
         with clew.correlation("order-17"):
             await broker.publish(" text ", stream="v1-raw")
-        await eventually(lambda: bool(spans(captured_telemetry, "process v1-clean")), "the second hop")
+        await eventually_async(lambda: bool(spans(captured_telemetry, "process v1-clean")), "the second hop")
 
     assert run(valkey_url, setup, act) == [("text", "order-17")]
     chain = [captured_telemetry.span(f"{step} v1-{name}") for name in ("raw", "clean") for step in ("send", "process")]
@@ -192,7 +185,7 @@ def test_a_reply_has_no_destination_of_its_own(captured_telemetry: CapturedTelem
     async def act(broker: RedisBroker, received: list[Any]) -> None:
         response = await broker.request(21, channel="double")
         received.append(await response.decode())
-        await eventually(lambda: bool(spans(captured_telemetry, "process double")), "the request was processed")
+        await eventually_async(lambda: bool(spans(captured_telemetry, "process double")), "the request was processed")
 
     assert run(valkey_url, setup, act) == [42]
     assert sorted(span.name for span in captured_telemetry.spans) == [
@@ -218,7 +211,7 @@ def test_redelivery_is_the_same_trace_and_links_to_the_earlier_try(
 
     async def act(broker: RedisBroker, received: list[Any]) -> None:
         await broker.publish(7, stream="documents")
-        await eventually(lambda: len(spans(captured_telemetry, "process documents")) == 2, "a second try")
+        await eventually_async(lambda: len(spans(captured_telemetry, "process documents")) == 2, "a second try")
 
     assert run(valkey_url, setup, act) == [7, 7]
     send = captured_telemetry.span("send documents")
@@ -253,7 +246,7 @@ def test_a_malformed_envelope_is_shown_and_the_consumer_runs_on(
         await client.rpush("documents", envelope)
         await broker.publish({"id": 2}, list="documents")
         await client.aclose()
-        await eventually(lambda: len(spans(captured_telemetry, "process documents")) == 3, "all three were seen")
+        await eventually_async(lambda: len(spans(captured_telemetry, "process documents")) == 3, "all three were seen")
 
     assert run(valkey_url, setup, act) == [{"id": 1}, {"id": 2}]
     failed = [span for span in spans(captured_telemetry, "process documents") if span.status == "error"]
@@ -270,7 +263,7 @@ def test_a_failing_handler_is_no_malformed_message(captured_telemetry: CapturedT
 
     async def act(broker: RedisBroker, received: list[Any]) -> None:
         await broker.publish({}, list="documents")
-        await eventually(lambda: bool(spans(captured_telemetry, "process documents")), "it was processed")
+        await eventually_async(lambda: bool(spans(captured_telemetry, "process documents")), "it was processed")
 
     run(valkey_url, setup, act)
     assert captured_telemetry.span("process documents").attributes["error.type"] == "ValidationError"
@@ -288,7 +281,7 @@ def test_messages_of_producers_without_clew(captured_telemetry: CapturedTelemetr
         await client.rpush("documents", json.dumps({"data": '{"id": 1}', "headers": {"correlation_id": "legacy-1"}}))
         await client.rpush("documents", b'{"id": 2}')
         await client.aclose()
-        await eventually(lambda: len(spans(captured_telemetry, "process documents")) == 2, "both were processed")
+        await eventually_async(lambda: len(spans(captured_telemetry, "process documents")) == 2, "both were processed")
 
     received = run(valkey_url, setup, act)
     assert [body for body, _ in received] == [{"id": 1}, {"id": 2}]
@@ -313,7 +306,7 @@ def test_other_middlewares_work_within_the_span(captured_telemetry: CapturedTele
 
     async def act(broker: RedisBroker, received: list[Any]) -> None:
         await broker.publish(1, list="documents")
-        await eventually(lambda: bool(spans(captured_telemetry, "process documents")), "it was processed")
+        await eventually_async(lambda: bool(spans(captured_telemetry, "process documents")), "it was processed")
 
     run(valkey_url, setup, act)
     assert seen == [captured_telemetry.span("process documents").trace_id]
@@ -329,7 +322,7 @@ def test_the_headers_of_the_app_stay_the_apps(captured_telemetry: CapturedTeleme
 
     async def act(broker: RedisBroker, received: list[Any]) -> None:
         await broker.publish(1, list="documents", headers=headers)
-        await eventually(lambda: bool(spans(captured_telemetry, "process documents")), "it was processed")
+        await eventually_async(lambda: bool(spans(captured_telemetry, "process documents")), "it was processed")
 
     run(valkey_url, setup, act)
     assert headers == {"tenant": "north"}
@@ -351,7 +344,7 @@ def test_every_broker_made_from_now_on(
     async def act(broker: RedisBroker, received: list[Any]) -> None:
         async with RedisBroker(valkey_url) as another:
             await another.publish(1, list="documents")
-        await eventually(lambda: bool(spans(captured_telemetry, "process documents")), "it was processed")
+        await eventually_async(lambda: bool(spans(captured_telemetry, "process documents")), "it was processed")
 
     run(valkey_url, setup, act)
     assert captured_telemetry.span("process documents").parent_id == captured_telemetry.span("send documents").span_id

@@ -140,6 +140,16 @@ JOB = OperationKind(
     record="job_runs",
 )
 
+JOB_NOT_RUN = OperationKind(
+    name="job.not_run",
+    span_name="run {clew.job.name}",
+    description="A run of a job that was due and did not start: too late, or too many of it were running.",
+    labels=JOB.labels,
+    duration=JOB.duration,
+    events=OperationEvents(end="job_missed"),
+    record="job_runs",
+)
+
 AGENT_TASK = OperationKind(
     name="agent.task",
     span_name="invoke_agent {gen_ai.agent.name}",

@@ -37,9 +37,22 @@ class MessageSend(Operation):
 
 
 class MessageProcess(Operation):
-    """Processing one message, or a batch of them."""
+    """Processing one message, or a batch of them. Made by :func:`message_process`."""
 
-    __slots__ = ()
+    __slots__ = ("_waits_s",)
+    _waits_s: list[float]
+
+    def begin(self, *, start_time_ns: int | None = None) -> None:
+        """Start the processing and record how long the messages waited."""
+        super().begin(start_time_ns=start_time_ns)
+        waits_s = getattr(self, "_waits_s", [])
+        if self.context is None or not waits_s:
+            return
+        labels = {key: self.attributes[key] for key in QUEUE_WAIT.labels}
+        # Within the processing, so that a measurement can lead to its trace
+        with Carried(self.context):
+            for waited_s in waits_s:
+                registry.declared(QUEUE_WAIT).record(waited_s, **labels)
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the processing and count the messages."""
@@ -102,11 +115,10 @@ def message_process(
     given = _attributes(system, destination, "process", attributes)
     if isinstance(headers, Mapping):
         carried = _correlated(extract(headers), correlation_id)
-        _record_wait(given, headers)
-        return MessageProcess(MESSAGE_PROCESS, given, parent=carried, links=(carried, *earlier_tries))
+        one = MessageProcess(MESSAGE_PROCESS, given, parent=carried, links=(carried, *earlier_tries))
+        _keep_waits(one, (headers,))
+        return one
     batch = list(headers)
-    for item in batch:
-        _record_wait(given, item)
     given[semconv.MESSAGING_BATCH_MESSAGE_COUNT] = len(batch)
     links = [extract(item) for item in batch]
     correlated = {carried.correlation_id for carried in links}
@@ -115,7 +127,9 @@ def message_process(
     parent = _correlated(Carried(Context()), only)
     # Messages that were sent together share their send span: one link says it
     distinct = {carried.span_context.span_id: carried for carried in links}
-    return MessageProcess(MESSAGE_PROCESS, given, parent=parent, links=(*distinct.values(), *earlier_tries), root=True)
+    many = MessageProcess(MESSAGE_PROCESS, given, parent=parent, links=(*distinct.values(), *earlier_tries), root=True)
+    _keep_waits(many, batch)
+    return many
 
 
 def _correlated(carried: Carried, correlation_id: str | None) -> Carried:
@@ -134,20 +148,23 @@ def _attributes(system: str, destination: str, operation: str, more: Mapping[str
     }
 
 
-def _record_wait(attributes: dict[str, Any], headers: Mapping[Any, Any]) -> None:
+def _keep_waits(processing: MessageProcess, messages: Iterable[Mapping[Any, Any]]) -> None:
+    processing._waits_s = [waited_s for headers in messages if (waited_s := _waited_s(headers)) is not None]
+    if processing._waits_s:
+        # Of a batch, the message that waited longest
+        processing.attributes["clew.queue.wait_s"] = round(max(processing._waits_s), 6)
+
+
+def _waited_s(headers: Mapping[Any, Any]) -> float | None:
     value = headers.get(SENT_AT_HEADER) or headers.get(SENT_AT_HEADER.encode())
     if value is None:
-        return
+        return None
     try:
         waited_s = max(0.0, clock.now_ns() / 1e9 - float(value))
     except (TypeError, ValueError, OverflowError):
-        return
-    # What a stranger wrote there is no reason not to process the message
-    if not math.isfinite(waited_s):
-        return
-    attributes["clew.queue.wait_s"] = round(waited_s, 6)
-    labels = {key: attributes[key] for key in QUEUE_WAIT.labels}
-    registry.declared(QUEUE_WAIT).record(waited_s, **labels)
+        # What a stranger wrote there is no reason not to process the message
+        return None
+    return waited_s if math.isfinite(waited_s) else None
 
 
 def _messages(operation: Operation) -> int:
