@@ -61,6 +61,7 @@ class Operation:
         "_active_labels",
         "_error",
         "_given",
+        "_interrupted",
         "_links",
         "_name",
         "_parent",
@@ -98,6 +99,7 @@ class Operation:
         self._started_ns = 0
         self._active_labels: dict[str, Any] | None = None
         self._error: BaseException | None = None
+        self._interrupted = False
 
     # What a user does with it
 
@@ -161,6 +163,15 @@ class Operation:
         except Exception as problem:
             report("span.fail", problem)
 
+    def interrupt(self, reason: str) -> None:
+        """Say that something else ended the operation early: it did not finish, and that is no failure of it.
+
+        Args:
+            reason: a low-cardinality name, such as ``"client_disconnect"``: it becomes ``error.type``.
+        """
+        self._interrupted = True
+        self.error_type = reason
+
     @property
     def name(self) -> str:
         """The span's name."""
@@ -198,7 +209,11 @@ class Operation:
     # Its life: begin and finish are for callers that must not hold a context attached, such as generators
 
     def begin(self, *, start_time_ns: int | None = None) -> None:
-        """Start the span and count the operation as active, without making it current."""
+        """Start the span and count the operation as active, without making it current.
+
+        Args:
+            start_time_ns: when it began, in nanoseconds since the epoch, where that was before now.
+        """
         try:
             self._begin(start_time_ns)
         except Exception as error:
@@ -274,6 +289,8 @@ class Operation:
             context = trace.set_span_in_context(self._span, context)
         self.context = context
         self._started_ns = clock.monotonic_ns()
+        if start_time_ns is not None:
+            self._started_ns -= clock.now_ns() - start_time_ns
         if self.kind.active is not None:
             labels = self.kind.active.labels
             self._active_labels = {key: self.attributes[key] for key in labels if key in self.attributes}
@@ -302,8 +319,7 @@ class Operation:
                 self.fail(error)
         elif error is not None and not isinstance(error, GeneratorExit) and self.error_type is None:
             # Cancellation and interpreter exit are no failures of the work, but it did not finish either
-            self.error_type = "cancelled"
-            self._span.set_attribute(semconv.ERROR_TYPE, "cancelled")
+            self.interrupt("cancelled")
         token = otel_context.attach(self.context)
         try:
             if self.error_type is not None:
@@ -327,7 +343,7 @@ class Operation:
 
     def _write_end(self, duration_s: float) -> None:
         events = self.kind.events
-        if self.error_type is not None and self.error_type != "cancelled":
+        if self.error_type is not None and not self._interrupted:
             if events.error is not None:
                 fields = {"duration_s": round(duration_s, 6), "exc_info": self._error}
                 self._write_event("error", events.error, fields)
