@@ -56,6 +56,7 @@ def problems() -> dict[str, int]:
 
 
 def forget() -> None:
-    """Start counting anew: for a forked child and for tests."""
-    with _lock:
-        _counts.clear()
+    """Start counting anew: for a forked child, whose lock another thread of its parent may hold, and for tests."""
+    global _lock
+    _lock = threading.Lock()
+    _counts.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -221,6 +222,52 @@ def test_processes_of_multiprocessing_deliver_at_their_end(otlp_sink, spool_dir,
     assert done.returncode == 0, done.stderr
     assert len(otlp_sink.named("work")) == 3
     assert otlp_sink.total("worked") == 4
+
+
+def test_sigterm_ends_a_process_with_its_telemetry_delivered(otlp_sink, spool_dir):
+    code = """
+        import clew, os, signal
+        for number in range(50):
+            with clew.span("work"): pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    """
+    done = run(code, **{**otlp_sink.environment, "OTEL_BSP_SCHEDULE_DELAY": "60000"})
+    assert done.returncode == -signal.SIGTERM
+    assert len(otlp_sink.named("work")) == 50
+
+
+def test_a_handler_of_the_apps_own_is_left_alone(otlp_sink, spool_dir):
+    code = """
+        import os, signal, sys
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        import clew
+        with clew.span("work"): pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    """
+    assert run(code, **otlp_sink.environment).returncode == 7
+    assert len(otlp_sink.named("work")) == 1
+
+
+def test_signals_and_threads_during_a_flush_end_in_time(spool_dir):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code = """
+            import clew, os, signal, threading
+            def emit():
+                while True:
+                    with clew.span("work"): pass
+            for _ in range(3):
+                threading.Thread(target=emit, daemon=True).start()
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            clew.flush(timeout_s=30)
+        """
+        started = time.monotonic()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = run(code, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, CLEW_SHUTDOWN_TIMEOUT_S="2")
+    assert done.returncode == -signal.SIGTERM
+    assert time.monotonic() - started < 15
+    assert "Traceback" not in done.stderr
 
 
 def test_a_killed_process_loses_at_most_what_was_not_exported_yet(otlp_sink, spool_dir):

@@ -108,10 +108,10 @@ def label_value(value: Any) -> str | int:
 
 
 def clean(text: str, max_length: int) -> str:
-    """Return ``text`` as it can be encoded in UTF-8, with at most ``max_length`` characters.
+    r"""Return ``text`` as it can be encoded in UTF-8, with at most ``max_length`` characters.
 
     Example:
-        >>> clean("lone \\ud800", 100)
+        >>> clean("lone \ud800", 100)
         'lone ?'
     """
     if len(text) > max_length:

@@ -7,10 +7,12 @@ import logging
 import multiprocessing.process
 import multiprocessing.util
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -26,7 +28,7 @@ from clew.pipeline.ledger import Account
 from clew.pipeline.providers import Pipeline
 from clew.pipeline.redaction import Redactor
 from clew.pipeline.transport import Transport
-from clew.settings import Settings, Signal
+from clew.settings import SIGNALS, Settings, Signal
 
 logger = logging.getLogger("clew")
 
@@ -108,7 +110,7 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
         state.max_value_length = settings.max_value_length
         install_propagators(settings)
         taken: list[str] = []
-        if any(settings.enabled(signal) for signal in ("traces", "metrics", "logs")):
+        if any(settings.enabled(name) for name in SIGNALS):
             # Library instrumentations of the same process speak the stable names, as clew does
             os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
             state.pipeline = Pipeline(
@@ -129,6 +131,7 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
             atexit.register(shutdown)
             os.register_at_fork(after_in_child=_after_fork)
             multiprocessing.util.register_after_fork(state, _flush_at_child_exit)
+            _flush_on_sigterm()
             if multiprocessing.process.parent_process() is not None:
                 # Set up in a child that was forked before, as a fork server's are
                 _flush_at_child_exit(state)
@@ -244,8 +247,8 @@ def _own_metrics(now_ns: int) -> Any:
         return None
     emitted, delivered = registry.declared(TELEMETRY_EMITTED), registry.declared(TELEMETRY_DELIVERED)
     dropped, pending = registry.declared(TELEMETRY_DROPPED), registry.declared(TELEMETRY_PENDING)
-    for signal, account in accounts().items():
-        labels = {"clew.signal": signal}
+    for name, account in accounts().items():
+        labels = {"clew.signal": name}
         emitted.set_total(account.emitted, **labels)
         delivered.set_total(account.delivered, **labels)
         pending.set(account.pending, **labels)
@@ -259,6 +262,31 @@ def _after_fork() -> None:
     _lock = threading.RLock()
     registry.reset()
     diagnostics.forget()
+
+
+def _flush_on_sigterm() -> None:
+    """Flush before the default action of SIGTERM ends the process, which nothing else would be told of.
+
+    Servers that handle the signal themselves put their own handler in place of this one; uvicorn puts this one back and sends
+    itself the signal again when it has stopped.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(signal_number: int, _frame: FrameType | None) -> None:
+    # In a thread of its own: the signal may have come while this one held a lock that the flush needs
+    settings = state.settings
+    timeout_s = settings.shutdown_timeout_s if settings is not None else 0.0
+    flushing = threading.Thread(target=shutdown, name="clew-shutdown", daemon=True)
+    try:
+        flushing.start()
+        flushing.join(timeout_s + 0.5)
+    finally:
+        signal.signal(signal_number, signal.SIG_DFL)
+        os.kill(os.getpid(), signal_number)
 
 
 def _flush_at_child_exit(_state: State) -> None:
