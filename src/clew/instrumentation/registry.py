@@ -32,7 +32,7 @@ class DropIn:
 
 DROP_INS: Final = (
     DropIn(module="asgi", libraries=("fastapi", "starlette")),
-    DropIn(module="httpx", libraries=("httpx",)),
+    DropIn(module="httpx", libraries=("httpx", "httpx2")),
     DropIn(module="redis", libraries=("redis",)),
     DropIn(module="sqlalchemy", libraries=("sqlalchemy",)),
     DropIn(module="apscheduler", libraries=("apscheduler",)),
