@@ -10,6 +10,7 @@ Example::
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ class MemoryTransport:
     def send(self, signal: Signal, body: bytes, *, compressed: bool, timeout_s: float) -> Outcome:
         """Keep one batch."""
         with self._lock:
-            self._bodies.append((signal, body))
+            self._bodies.append((signal, gzip.decompress(body) if compressed else body))
         return Outcome(delivered=True)
 
     def cancel(self) -> None:
