@@ -1,0 +1,284 @@
+"""One HTTP request: a server span that ends with the last byte of the response, and what is left to do after it."""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from clew import clock
+from clew.catalog import semconv
+from clew.catalog.metrics import HTTP_REQUEST_SIZE, HTTP_RESPONSE_SIZE
+from clew.catalog.operations import BACKGROUND_TASK, HTTP_SERVER
+from clew.diagnostics import report
+from clew.engine.metrics import Histogram, registry
+from clew.engine.operation import Operation
+from clew.instrumentation.asgi.incoming import (
+    OTHER_METHOD,
+    Border,
+    incoming_thread,
+    read_headers,
+    request_attributes,
+)
+from clew.instrumentation.asgi.protocol import FASTAPI_TELEMETRY_KEY, TRAIL_KEY, App, Message, Receive, Scope, Send
+from clew.instrumentation.asgi.routes import Trail, find_template
+
+CLIENT_DISCONNECT: Final = "client_disconnect"
+"""The ``error.type`` of a request whose client went away before the response ended."""
+
+LATE_WORK_S: Final = 0.05
+"""Work after a response that is no background task of Starlette's gets a span when it takes at least this long, in seconds."""
+
+_request_size: Final[Histogram] = registry.declared(HTTP_REQUEST_SIZE)
+_response_size: Final[Histogram] = registry.declared(HTTP_RESPONSE_SIZE)
+
+current_exchange: ContextVar[HttpExchange | None] = ContextVar("clew_http_exchange", default=None)
+"""The request that the code at hand works for, also after its response."""
+
+
+class ServerRequest(Operation):
+    """The operation of a request. Records the sizes of its bodies beside its duration."""
+
+    __slots__ = ("received_bytes", "sent_bytes")
+    received_bytes: int
+    sent_bytes: int
+
+    def _record_metrics(self, duration_s: float) -> None:
+        super()._record_metrics(duration_s)
+        labels = {key: self.attributes[key] for key in HTTP_REQUEST_SIZE.labels if key in self.attributes}
+        _request_size.bind(**labels).record(self.received_bytes)
+        _response_size.bind(**labels).record(self.sent_bytes)
+
+
+async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, border: Border) -> None:
+    """Let ``app`` answer a request, and trace, measure and log it. Whatever goes wrong in that, the app answers."""
+    try:
+        exchange = HttpExchange(scope, receive, send, border)
+    except Exception as problem:
+        report("http request", problem)
+        await app(scope, receive, send)
+        return
+    token = exchange.operation.attach()
+    current = current_exchange.set(exchange)
+    error: BaseException | None = None
+    try:
+        await app(scope, exchange.receive, exchange.send)
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        scope.pop(TRAIL_KEY, None)
+        exchange.close(error)
+        current_exchange.reset(current)
+        if token is not None:
+            otel_context.detach(token)
+
+
+class HttpExchange:
+    """A request and its response, as they pass between the server and the app.
+
+    Args:
+        scope: the request; it is marked as taken.
+        receive: what the server gave the app to receive by.
+        send: what the server gave the app to send by.
+        border: the settings about requests from outside.
+    """
+
+    __slots__ = (
+        "_border",
+        "_client_left",
+        "_ended_ns",
+        "_error",
+        "_in_background",
+        "_is_head",
+        "_is_last_sent",
+        "_lost",
+        "_receive",
+        "_received_bytes",
+        "_scope",
+        "_send",
+        "_sent_bytes",
+        "_status",
+        "_trail",
+        "_waits_for_trailers",
+        "operation",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, border: Border) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._border = border
+        self._received_bytes = 0
+        self._sent_bytes = 0
+        self._status = 0
+        self._waits_for_trailers = False
+        self._is_last_sent = False
+        self._client_left = False
+        self._in_background = False
+        self._ended_ns = 0
+        self._error: BaseException | None = None
+        self._lost: OSError | None = None
+        self._trail = Trail()
+        headers = read_headers(scope, border.wanted)
+        attributes = request_attributes(scope, headers)
+        self._is_head = attributes[semconv.HTTP_REQUEST_METHOD] == "HEAD"
+        parent, links = incoming_thread(headers, border)
+        # The conventions want a method that nobody knows out of the name too
+        name = "HTTP" if attributes[semconv.HTTP_REQUEST_METHOD] == OTHER_METHOD else None
+        self.operation = ServerRequest(HTTP_SERVER, attributes, name=name, parent=parent, links=links)
+        self.operation.begin()
+        scope[TRAIL_KEY] = self._trail
+        scope.setdefault(FASTAPI_TELEMETRY_KEY, None)
+
+    async def receive(self) -> Message:
+        """Receive for the app; count what came, and notice when the client left."""
+        message = await self._receive()
+        kind = message["type"]
+        if kind == "http.request":
+            self._received_bytes += len(message.get("body", b""))
+        elif kind == "http.disconnect" and not self._is_last_sent:
+            self._client_left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send for the app; count what goes out, and end the request with the last of it."""
+        kind = message["type"]
+        is_last = False
+        if kind == "http.response.body":
+            self._sent_bytes += len(message.get("body", b""))
+            is_last = not (message.get("more_body", False) or self._waits_for_trailers)
+        elif kind == "http.response.start":
+            message = self._started(message)
+        elif kind == "http.response.trailers":
+            is_last = not message.get("more_trailers", False)
+        elif kind == "http.response.pathsend":
+            self._sent_bytes += _file_size(message.get("path", ""))
+            is_last = not self._waits_for_trailers
+        if is_last:
+            self._is_last_sent = True
+        try:
+            await self._send(message)
+        except OSError as error:
+            self._client_left = True
+            self._lost = error
+            raise
+        if is_last and not self._ended_ns:
+            self._end()
+
+    def close(self, error: BaseException | None) -> None:
+        """Take note that the app has returned or raised."""
+        if self._ended_ns:
+            self._close_late(error)
+            return
+        if error is None and not self._client_left:
+            self.operation.fail("incomplete_response", "The app returned before it had sent a whole response.")
+        is_failure = isinstance(error, Exception) and not self._is_disconnect(error)
+        if not self._status and (is_failure or self.operation.error_type is not None):
+            # The server answers in the app's place
+            self._status = 500
+        self._finish(error)
+
+    def begin_background(self) -> Operation | None:
+        """Return the operation of background tasks, begun; ``None`` where the response is not over, or some run already."""
+        if self._client_left and not self._ended_ns:
+            self._finish(None)
+        if not self._ended_ns or self._in_background:
+            return None
+        self._in_background = True
+        return self._late_operation()
+
+    def end_background(self, error: BaseException | None) -> None:
+        """Take note that background tasks have ended; what takes long after them is measured from here."""
+        self._in_background = False
+        self._ended_ns = clock.now_ns()
+        self._error = error
+
+    def _late_operation(self) -> Operation:
+        request = self.operation
+        route = request.attributes.get(semconv.HTTP_ROUTE)
+        # The same trace, so that one click shows both, and a link, which says that it is no part of the request
+        return Operation(
+            BACKGROUND_TASK,
+            {} if route is None else {semconv.HTTP_ROUTE: route},
+            parent=request.context,
+            links=(trace.get_current_span(request.context).get_span_context(),),
+        )
+
+    def _started(self, message: Message) -> Message:
+        self._status = message.get("status", 0)
+        self._waits_for_trailers = bool(message.get("trailers", False))
+        name, correlation_id = self._border.correlation_header, self.operation.correlation_id
+        headers = list(message.get("headers") or ())
+        if correlation_id is None or any(header[0].lower() == name for header in headers):
+            return message
+        return {**message, "headers": [*headers, (name, correlation_id.encode())]}
+
+    def _end(self) -> None:
+        """End the request with its response."""
+        error = None
+        if self._status >= 500 and not self._client_left:
+            # Frameworks answer a failure while they handle its exception, and raise it again later
+            handled = sys.exc_info()[1]
+            if isinstance(handled, Exception) and not _is_answer(handled):
+                error = self._error = handled
+            else:
+                self.operation.fail(str(self._status))
+        self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        operation = self.operation
+        if self._client_left and (error is None or self._is_disconnect(error)):
+            operation.interrupt(CLIENT_DISCONNECT)
+            error = None
+        operation.received_bytes = self._received_bytes
+        operation.sent_bytes = 0 if self._is_head else self._sent_bytes
+        try:
+            if self._status:
+                operation.set(semconv.HTTP_RESPONSE_STATUS_CODE, self._status)
+            route = find_template(self._trail, self._scope)
+            if route is not None:
+                operation.set(semconv.HTTP_ROUTE, route)
+                is_other = operation.attributes[semconv.HTTP_REQUEST_METHOD] == OTHER_METHOD
+                operation.rename(f"HTTP {route}" if is_other else None)
+        except Exception as problem:
+            report("http request", problem)
+        operation.finish(error)
+        self._ended_ns = clock.now_ns()
+
+    def _close_late(self, error: BaseException | None) -> None:
+        """Make a span of what the app did after the response, where that was worth one or failed."""
+        if error is not None and error is self._error:
+            # The framework raises again what it has answered
+            return
+        is_failure = isinstance(error, Exception) and not self._is_disconnect(error)
+        if is_failure or clock.now_ns() - self._ended_ns >= LATE_WORK_S * 1e9:
+            late = self._late_operation()
+            late.begin(start_time_ns=self._ended_ns)
+            late.finish(error)
+
+    def _is_disconnect(self, error: BaseException) -> bool:
+        """Tell whether an exception only says that the client is gone, or that the work was cancelled because of it."""
+        if isinstance(error, BaseExceptionGroup):
+            return all(self._is_disconnect(inner) for inner in error.exceptions)
+        if isinstance(error, Exception):
+            # The second is Starlette's, in place of the first
+            return error is self._lost or type(error).__name__ == "ClientDisconnect"
+        return self._client_left
+
+
+def _is_answer(error: Exception) -> bool:
+    """Tell whether an exception is how the app chose to answer with a status."""
+    return any(kind.__name__ == "HTTPException" for kind in type(error).__mro__)
+
+
+def _file_size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        # The server will find out too
+        return 0
