@@ -63,6 +63,8 @@ DB_NAMESPACE: Final = "db.namespace"
 DB_OPERATION_NAME: Final = "db.operation.name"
 DB_COLLECTION_NAME: Final = "db.collection.name"
 DB_QUERY_TEXT: Final = "db.query.text"
+DB_OPERATION_BATCH_SIZE: Final = "db.operation.batch.size"
+DB_RESPONSE_STATUS_CODE: Final = "db.response.status_code"
 DB_CLIENT_OPERATION_DURATION: Final = "db.client.operation.duration"
 
 # GenAI (in development)
