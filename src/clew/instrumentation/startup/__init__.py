@@ -1,0 +1,1 @@
+"""The folder that ``clew run`` puts on the path of what it starts."""
