@@ -1,0 +1,253 @@
+"""What must be true of the demo's telemetry, as data: the edges between its spans, its log events and its metrics.
+
+The same tables are checked by ``clew demo --once`` against the console, and by the tests against Jaeger, Loki and Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from clew.demo.settings import AGENTS, STAND_IN_MODEL
+
+Relation = Literal["parent", "link"]
+Story = Literal["document", "export", "periodic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanName:
+    """Which spans: all of one service with one name."""
+
+    service: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.service} '{self.name}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """Two spans that belong together.
+
+    Attributes:
+        story: whose trace ``target`` is in: that of the document, that of the export, or one of its own for each run.
+        source: the parent of ``target``, or what it links to.
+        target: the later span.
+        relation: ``parent`` or ``link``.
+    """
+
+    story: Story
+    source: SpanName
+    target: SpanName
+    relation: Relation
+
+    def __str__(self) -> str:
+        how = "is the parent of" if self.relation == "parent" else "is linked from"
+        return f"{self.source} {how} {self.target}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogEvent:
+    """A log line within the story's trace: who writes it, and its text."""
+
+    story: Story
+    service: str
+    event: str
+
+    def __str__(self) -> str:
+        return f"{self.service} '{self.event}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricName:
+    """A metric, its unit, and a service that must send it."""
+
+    service: str
+    name: str
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.service} '{self.name}' in {self.unit}"
+
+
+def expected_edges(
+    *, apart: tuple[str, ...] = ("topicizer",), model: str = STAND_IN_MODEL, stand_in: bool = True
+) -> tuple[Edge, ...]:
+    """Return the edges of a demo.
+
+    Args:
+        apart: the agents that run in processes of their own, as ``DEMO_AGENTS_APART`` says.
+        model: the model that the agents ask.
+        stand_in: whether the model is the demo's own, whose spans are part of the trace.
+    """
+    host = {name: name if name in apart else "orchestrator" for name in AGENTS}
+    edges = [
+        *_message("document", "gateway", "POST /documents", "documents", "orchestrator"),
+        _parent("document", "orchestrator", "process documents", "orchestrator", "invoke_agent orchestrator"),
+    ]
+    source, source_host = "orchestrator", "orchestrator"
+    for name in AGENTS:
+        edges += _handoff("document", source_host, f"invoke_agent {source}", name, host[name])
+        if name != "exporter":
+            edges.append(_parent("document", host[name], f"invoke_agent {name}", host[name], f"chat {model}"))
+            if stand_in:
+                edges.append(_parent("document", host[name], f"chat {model}", "llm", "POST /v1/chat/completions"))
+        source, source_host = name, host[name]
+    edges += _message("document", source_host, "invoke_agent exporter", "documents.ready", "scheduler")
+    edges += [
+        _parent("document", "scheduler", "process documents.ready", "scheduler", "run verify_document"),
+        *_message("export", "gateway", "POST /exports", "exports", "scheduler"),
+        _parent("export", "scheduler", "process exports", "scheduler", "run export_documents"),
+        *_handoff("export", "scheduler", "run export_documents", "exporter", host["exporter"], from_outside=True),
+    ]
+    for job in ("digest", "health_check", "cleanup"):
+        source_span = SpanName(service="scheduler", name="schedule periodic jobs")
+        target = SpanName(service="scheduler", name=f"run {job}")
+        edges.append(Edge(story="periodic", source=source_span, target=target, relation="link"))
+    return tuple(edges)
+
+
+def _parent(story: Story, service: str, name: str, to_service: str, to_name: str) -> Edge:
+    return Edge(
+        story=story,
+        source=SpanName(service=service, name=name),
+        target=SpanName(service=to_service, name=to_name),
+        relation="parent",
+    )
+
+
+def _message(story: Story, service: str, name: str, stream: str, consumer: str) -> list[Edge]:
+    """One message: from what sends it to its processing, which is the child of the send span and links to it."""
+    passed_on = _parent(story, service, f"send {stream}", consumer, f"process {stream}")
+    link = Edge(story=story, source=passed_on.source, target=passed_on.target, relation="link")
+    return [_parent(story, service, name, service, f"send {stream}"), passed_on, link]
+
+
+def _handoff(
+    story: Story, service: str, name: str, agent: str, agent_host: str, *, from_outside: bool = False
+) -> list[Edge]:
+    """One handoff: the agent's task is its child, whether it stays in the process or crosses by the agent's stream."""
+    handoff = f"execute_tool transfer_to_{agent}"
+    edges = [
+        _parent(story, service, name, service, handoff),
+        _parent(story, service, handoff, agent_host, f"invoke_agent {agent}"),
+    ]
+    if from_outside or service != agent_host:
+        edges += _message(story, service, handoff, f"agents.{agent}", agent_host)
+    return edges
+
+
+EXPECTED_EDGES: Final = expected_edges()
+"""The edges of the demo as it starts by default."""
+
+
+def expected_log_events(*, apart: tuple[str, ...] = ("topicizer",), stand_in: bool = True) -> tuple[LogEvent, ...]:
+    """Return the log lines of a demo.
+
+    Args:
+        apart: the agents that run in processes of their own.
+        stand_in: whether the model is the demo's own.
+    """
+    host = {name: name if name in apart else "orchestrator" for name in AGENTS}
+    lines = [
+        ("gateway", "request_in"),
+        ("gateway", "document.accepted"),
+        ("gateway", "request_out"),
+        ("orchestrator", "queue_pop"),
+        ("orchestrator", "agent_task_start"),
+        ("orchestrator", "agent_handoff"),
+        ("orchestrator", "agent_task_end"),
+        (host["processor"], "llm_call"),
+        (host["processor"], "llm_response"),
+        (host["processor"], "document.summarised"),
+        (host["topicizer"], "document.topics"),
+        (host["exporter"], "document.ready"),
+        ("scheduler", "queue_pop"),
+        ("scheduler", "job_start"),
+        ("scheduler", "document.verified"),
+        ("scheduler", "job_end"),
+        *([("llm", "llm.answered")] if stand_in else []),
+    ]
+    return tuple(LogEvent(story="document", service=service, event=event) for service, event in lines)
+
+
+EXPECTED_LOG_EVENTS: Final = expected_log_events()
+"""The log lines of one document, as the demo starts by default."""
+
+
+def expected_metrics(*, apart: tuple[str, ...] = ("topicizer",), stand_in: bool = True) -> tuple[MetricName, ...]:
+    """Return the metrics of a demo.
+
+    Args:
+        apart: the agents that run in processes of their own.
+        stand_in: whether the model is the demo's own.
+    """
+    host = {name: name if name in apart else "orchestrator" for name in AGENTS}
+    rows = [
+        ("gateway", "http.server.request.duration", "s"),
+        ("gateway", "http.server.request.body.size", "By"),
+        ("gateway", "messaging.client.sent.messages", "{message}"),
+        ("gateway", "messaging.client.operation.duration", "s"),
+        ("gateway", "db.client.operation.duration", "s"),
+        ("gateway", "demo.documents.accepted", "{document}"),
+        ("gateway", "demo.documents.refused", "{document}"),
+        ("gateway", "demo.document.size", "By"),
+        ("orchestrator", "messaging.client.consumed.messages", "{message}"),
+        ("orchestrator", "messaging.process.duration", "s"),
+        ("orchestrator", "clew.queue.wait.duration", "s"),
+        ("orchestrator", "clew.queue.rejected", "{message}"),
+        ("orchestrator", "clew.agent.task.duration", "s"),
+        ("orchestrator", "clew.agent.handoff.duration", "s"),
+        (host["processor"], "gen_ai.client.operation.duration", "s"),
+        (host["processor"], "gen_ai.client.token.usage", "{token}"),
+        (host["topicizer"], "clew.agent.task.duration", "s"),
+        (host["topicizer"], "demo.topics.found", "{topic}"),
+        (host["exporter"], "demo.document.duration", "s"),
+        (host["exporter"], "demo.documents.finished", "{document}"),
+        ("scheduler", "clew.job.duration", "s"),
+        ("scheduler", "clew.job.lateness", "s"),
+        ("scheduler", "demo.documents.verified", "{document}"),
+        ("scheduler", "demo.dependency.up", "1"),
+        ("gateway", "clew.telemetry.emitted", "{item}"),
+        *([("llm", "http.server.request.duration", "s")] if stand_in else []),
+    ]
+    return tuple(MetricName(service=service, name=name, unit=unit) for service, name, unit in rows)
+
+
+EXPECTED_METRICS: Final = expected_metrics()
+"""The metrics of the demo as it starts by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenSpan:
+    """A span as some backend has it; ``links`` are pairs of trace and span id, ``parent_id`` is empty for a root."""
+
+    service: str
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str = ""
+    links: tuple[tuple[str, str], ...] = ()
+
+
+def missing_edges(edges: Iterable[Edge], spans: Iterable[SeenSpan]) -> list[Edge]:
+    """Return the edges that no two spans show.
+
+    Args:
+        edges: what is expected.
+        spans: what a backend has, of all traces that the edges run through.
+    """
+    by_id = {(span.trace_id, span.span_id): span for span in spans}
+    shown: set[tuple[str, str, str, str, Relation]] = set()
+    for span in by_id.values():
+        sources: list[tuple[Relation, SeenSpan | None]] = [("parent", by_id.get((span.trace_id, span.parent_id)))]
+        sources += [("link", by_id.get(link)) for link in span.links]
+        for relation, source in sources:
+            if source is not None:
+                shown.add((source.service, source.name, span.service, span.name, relation))
+    return [
+        edge
+        for edge in edges
+        if (edge.source.service, edge.source.name, edge.target.service, edge.target.name, edge.relation) not in shown
+    ]

@@ -1,0 +1,112 @@
+"""What the agents ask of a language model, through the OpenAI client: the stand-in, or whatever OPENAI_BASE_URL points to."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+from openai import AsyncOpenAI, OpenAIError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import clew
+from clew.demo.settings import DemoError, DemoSettings
+
+_SUMMARISE: Final = "Summarise the text that follows in at most {most} sentences. Answer with the summary alone."
+_TOPICS: Final = (
+    "Name at most {most} topics of the text that follows, the weightiest first, in the words of the text. Answer with JSON "
+    'alone: {{"topics": [{{"name": "...", "weight": 1.0}}]}}, each weight above 0 and at most 1.'
+)
+_FENCE: Final = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
+_TIMEOUT_S: Final = 60.0
+_MAX_NAME_LENGTH: Final = 200
+
+
+class Topic(BaseModel):
+    """A topic of a text, with a weight above 0 and at most 1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(min_length=1, max_length=_MAX_NAME_LENGTH)
+    weight: float = Field(gt=0, le=1)
+
+
+class _Topics(BaseModel):
+    topics: list[Topic]
+
+
+class _Client(AsyncOpenAI):
+    """A client that carries the thread to the model's server, within the span of the call."""
+
+    async def _prepare_request(self, request: Any) -> None:
+        clew.inject(request.headers)
+
+
+class LanguageModel:
+    """A model that summarises texts and names their topics.
+
+    Args:
+        settings: which model is asked, and for how many topics.
+
+    Raises:
+        DemoError: there is no API key.
+    """
+
+    def __init__(self, settings: DemoSettings) -> None:
+        self._settings = settings
+        try:
+            # OPENAI_BASE_URL and OPENAI_API_KEY are read by the client itself
+            client = _Client(timeout=_TIMEOUT_S)
+        except OpenAIError as error:
+            raise DemoError(f"OPENAI_API_KEY: {error}") from error
+        self._client: AsyncOpenAI = clew.instrument(client)
+
+    @property
+    def base_url(self) -> str:
+        """Where the model is asked, with a slash at the end."""
+        return str(self._client.base_url)
+
+    async def summarise(self, text: str, *, most: int = 3) -> str:
+        """Return a summary, received as a stream.
+
+        Args:
+            text: what is summarised.
+            most: at most so many sentences.
+        """
+        stream = await self._client.chat.completions.create(
+            model=self._settings.model,
+            messages=[{"role": "system", "content": _SUMMARISE.format(most=most)}, {"role": "user", "content": text}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        parts = [choice.delta.content or "" async for chunk in stream for choice in chunk.choices]
+        return "".join(parts).strip()
+
+    async def topics(self, text: str) -> list[Topic]:
+        """Return the topics of a text, the weightiest first.
+
+        Args:
+            text: what it is about.
+
+        Raises:
+            DemoError: the model answered something else.
+        """
+        most = self._settings.topics_per_document
+        completion = await self._client.chat.completions.create(
+            model=self._settings.model,
+            messages=[{"role": "system", "content": _TOPICS.format(most=most)}, {"role": "user", "content": text}],
+            response_format={"type": "json_object"},
+        )
+        content = completion.choices[0].message.content or ""
+        try:
+            found = _Topics.model_validate(json.loads(_FENCE.sub("", content)))
+        except (ValidationError, ValueError) as error:
+            raise DemoError(
+                f"the model {self._settings.model} answered no topics in JSON: ask another by DEMO_MODEL"
+            ) from error
+        by_name = {topic.name.strip().lower(): topic for topic in reversed(found.topics)}
+        return sorted(by_name.values(), key=lambda topic: (-topic.weight, topic.name))[:most]
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.close()

@@ -1,0 +1,81 @@
+"""The Valkey Streams between the services: connecting, subscribing as a group, and letting go without losing a message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+from faststream import AckPolicy
+from faststream.redis import RedisBroker, StreamSub
+from redis.exceptions import RedisError, ResponseError
+
+import clew
+from clew.demo.settings import DemoError, DemoSettings
+
+_GRACEFUL_TIMEOUT_S: Final = 2.0
+_CLAIM_EVERY_S: Final = 1.0
+
+Handler = Callable[..., Awaitable[None]]
+
+
+def make_broker(settings: DemoSettings) -> RedisBroker:
+    """Return an instrumented broker that is not connected yet."""
+    broker = RedisBroker(
+        settings.valkey_url,
+        graceful_timeout=_GRACEFUL_TIMEOUT_S,
+        logger=logging.getLogger("faststream"),
+        # What it says of each message clew says, too, with the thread
+        log_level=logging.DEBUG,
+    )
+    instrumented: RedisBroker = clew.instrument(broker)
+    return instrumented
+
+
+def subscribe(broker: RedisBroker, stream: str, handler: Handler, *, group: str, settings: DemoSettings) -> None:
+    """Let a handler take the entries of a stream, each once for the whole group.
+
+    An entry is acknowledged when its handler has ended: a failure is written down where the sender looks for it, so trying again
+    is not the stream's part. An entry whose consumer died is handed to another one.
+
+    Args:
+        broker: the broker, not started yet.
+        stream: the stream's name.
+        handler: takes a message of the stream, typed as such.
+        group: the consumers that share the work, named after the service.
+        settings: how many entries are worked on at a time, and when an entry counts as abandoned.
+    """
+    fresh = StreamSub(stream, group=group, consumer=f"{group}-1")
+    abandoned = StreamSub(
+        stream,
+        group=group,
+        consumer=f"{group}-1",
+        min_idle_time=int(settings.redeliver_after_s * 1000),
+        polling_interval=int(_CLAIM_EVERY_S * 1000),
+    )
+    wrapped = broker.subscriber(stream=fresh, ack_policy=AckPolicy.ACK, max_workers=settings.workers)(handler)
+    broker.subscriber(stream=abandoned, ack_policy=AckPolicy.ACK)(wrapped)
+
+
+async def connect(broker: RedisBroker, groups: Iterable[tuple[str, str]] = ()) -> None:
+    """Connect, so that messages can be published, and make the consumer groups.
+
+    Args:
+        broker: the broker with its subscribers; ``broker.start()`` lets them consume.
+        groups: pairs of stream and group. They are made to begin at the stream's beginning: what was published before the first
+            consumer came is not lost.
+
+    Raises:
+        DemoError: Valkey can't be reached.
+    """
+    try:
+        client: Any = await broker.connect()
+        await client.ping()
+        for stream, group in groups:
+            try:
+                await client.xgroup_create(stream, group, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+    except (RedisError, OSError) as error:
+        raise DemoError(f"Valkey can't be reached ({error}): check VALKEY_URL and that it runs") from error

