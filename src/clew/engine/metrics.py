@@ -48,7 +48,7 @@ _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 class _Number:
     """One series of a counter or gauge."""
 
-    __slots__ = ("exemplar", "live", "value")
+    __slots__ = ("exemplar", "live", "started_ns", "value")
 
     def __init__(self) -> None:
         self.reset()
@@ -56,6 +56,7 @@ class _Number:
     def reset(self) -> None:
         """Forget every measurement, and that there was one."""
         self.live = False
+        self.started_ns = clock.now_ns()
         self.value: int | float = 0
         self.exemplar: Exemplar | None = None
 
@@ -63,7 +64,7 @@ class _Number:
 class _Distribution:
     """One series of a histogram."""
 
-    __slots__ = ("bounds", "counts", "exemplars", "live", "max", "min", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "live", "max", "min", "started_ns", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -72,6 +73,7 @@ class _Distribution:
     def reset(self) -> None:
         """Forget every measurement, and that there was one."""
         self.live = False
+        self.started_ns = clock.now_ns()
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
         self.min = math.inf
@@ -111,7 +113,6 @@ class Instrument:
     def reset(self) -> None:
         """Set every series back to nothing. Bound handles stay valid: they were often made once, at import."""
         self._lock = threading.Lock()
-        self._started_ns = clock.now_ns()
         for series in self._series.values():
             series.reset()
 
@@ -169,7 +170,7 @@ class Instrument:
     def _point(self, labels: dict[str, str | int], series: Any, now_ns: int) -> Any:
         return NumberDataPoint(
             attributes=labels,
-            start_time_unix_nano=self._started_ns,
+            start_time_unix_nano=series.started_ns,
             time_unix_nano=now_ns,
             value=series.value,
             exemplars=[series.exemplar] if series.exemplar is not None else [],
@@ -391,7 +392,7 @@ class Histogram(Instrument):
     def _point(self, labels: dict[str, str | int], series: Any, now_ns: int) -> Any:
         return HistogramDataPoint(
             attributes=labels,
-            start_time_unix_nano=self._started_ns,
+            start_time_unix_nano=series.started_ns,
             time_unix_nano=now_ns,
             count=sum(series.counts),
             sum=series.total,
