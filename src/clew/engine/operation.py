@@ -68,6 +68,7 @@ class Operation:
         "_root",
         "_span",
         "_started_ns",
+        "_stopped",
         "_token",
         "attributes",
         "context",
@@ -100,6 +101,7 @@ class Operation:
         self._active_labels: dict[str, Any] | None = None
         self._error: BaseException | None = None
         self._interrupted = False
+        self._stopped: tuple[int, int] | None = None
 
     # What a user does with it
 
@@ -221,6 +223,10 @@ class Operation:
                 raise
             report(f"operation {self.kind.name}", error)
 
+    def stop_clock(self) -> None:
+        """Take now as the end of the work, where how it came out is known, and :meth:`finish` called, only later."""
+        self._stopped = (clock.monotonic_ns(), clock.now_ns())
+
     def finish(self, error: BaseException | None = None) -> None:
         """End the span and record the metrics and events."""
         try:
@@ -313,7 +319,8 @@ class Operation:
     def _finish(self, error: BaseException | None) -> None:
         if self.context is None:
             return
-        duration_s = (clock.monotonic_ns() - self._started_ns) / 1e9
+        stopped_ns, end_time_ns = self._stopped or (clock.monotonic_ns(), None)
+        duration_s = (stopped_ns - self._started_ns) / 1e9
         if isinstance(error, Exception):
             if error is not self._error:
                 self.fail(error)
@@ -328,7 +335,7 @@ class Operation:
             self._write_end(duration_s)
         finally:
             otel_context.detach(token)
-            self._span.end()
+            self._span.end(end_time_ns)
 
     def _record_metrics(self, duration_s: float) -> None:
         if self._active_labels is not None:
