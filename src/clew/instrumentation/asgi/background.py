@@ -23,12 +23,15 @@ _PATCHED: Final = "_clew_runs_in_a_span"
 def follow_background_tasks() -> None:
     """Give background tasks a span, whether Starlette is imported already or only later."""
     wrapt.when_imported("starlette.background")(_follow)
+    # A subclass, with a call of its own
+    wrapt.when_imported("fastapi.background")(_follow)
 
 
 def _follow(module: Any) -> None:
-    for kind in (module.BackgroundTask, module.BackgroundTasks):
-        call = kind.__call__
-        if not hasattr(call, _PATCHED):
+    kinds: list[Any] = [vars(module)[name] for name in ("BackgroundTask", "BackgroundTasks") if name in vars(module)]
+    for kind in kinds:
+        call = vars(kind).get("__call__")
+        if call is not None and not hasattr(call, _PATCHED):
             kind.__call__ = _traced(call)
 
 

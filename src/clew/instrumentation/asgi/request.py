@@ -89,11 +89,13 @@ class HttpExchange:
     """
 
     __slots__ = (
+        "_background_error",
         "_border",
         "_client_left",
         "_ended_ns",
-        "_error",
+        "_handled",
         "_in_background",
+        "_is_finished",
         "_is_head",
         "_is_last_sent",
         "_lost",
@@ -120,8 +122,10 @@ class HttpExchange:
         self._is_last_sent = False
         self._client_left = False
         self._in_background = False
+        self._is_finished = False
         self._ended_ns = 0
-        self._error: BaseException | None = None
+        self._handled: Exception | None = None
+        self._background_error: BaseException | None = None
         self._lost: OSError | None = None
         self._trail = Trail()
         headers = read_headers(scope, border.wanted)
@@ -172,35 +176,36 @@ class HttpExchange:
 
     def close(self, error: BaseException | None) -> None:
         """Take note that the app has returned or raised."""
-        if self._ended_ns:
-            self._close_late(error)
-            return
-        if error is None and not self._client_left:
-            self.operation.fail("incomplete_response", "The app returned before it had sent a whole response.")
-        is_failure = isinstance(error, Exception) and not self._is_disconnect(error)
-        if not self._status and (is_failure or self.operation.error_type is not None):
-            # The server answers in the app's place
-            self._status = 500
+        if error is self._background_error:
+            error = None
+        if not self._ended_ns and not self._is_finished:
+            self._close_early(error)
         self._finish(error)
+        if self._ended_ns and clock.now_ns() - self._ended_ns >= LATE_WORK_S * 1e9:
+            late = self._late_operation()
+            late.begin(start_time_ns=self._ended_ns)
+            late.finish()
 
     def begin_background(self) -> Operation | None:
-        """Return the operation of background tasks, begun; ``None`` where the response is not over, or some run already."""
-        if self._client_left and not self._ended_ns:
-            self._finish(None)
-        if not self._ended_ns or self._in_background:
+        """Return the operation of background tasks that are about to run; ``None`` where they are part of some that do."""
+        if self._in_background:
             return None
         self._in_background = True
+        # Not always is the response over: middleware may pass its last piece on in another task, after these have begun
+        if self._ended_ns or self._client_left:
+            self._finish(None)
         return self._late_operation()
 
     def end_background(self, error: BaseException | None) -> None:
         """Take note that background tasks have ended; what takes long after them is measured from here."""
         self._in_background = False
-        self._ended_ns = clock.now_ns()
-        self._error = error
+        self._background_error = error
+        if self._ended_ns:
+            self._ended_ns = clock.now_ns()
 
     def _late_operation(self) -> Operation:
         request = self.operation
-        route = request.attributes.get(semconv.HTTP_ROUTE)
+        route = find_template(self._trail, self._scope)
         # The same trace, so that one click shows both, and a link, which says that it is no part of the request
         return Operation(
             BACKGROUND_TASK,
@@ -219,22 +224,41 @@ class HttpExchange:
         return {**message, "headers": [*headers, (name, correlation_id.encode())]}
 
     def _end(self) -> None:
-        """End the request with its response."""
-        error = None
-        if self._status >= 500 and not self._client_left:
-            # Frameworks answer a failure while they handle its exception, and raise it again later
+        """Take note that the response is complete.
+
+        The request is finished when the app returns, which for most is at once, because only then it is known whether it raised:
+        middleware may end a response properly, that broke off in the middle, and raise afterwards.
+        """
+        self._ended_ns = clock.now_ns()
+        self.operation.stop_clock()
+        if self._status >= 500:
+            # A handler that answers for an exception does so while it is handled, and nobody sees it later
             handled = sys.exc_info()[1]
             if isinstance(handled, Exception) and not _is_answer(handled):
-                error = self._error = handled
-            else:
-                self.operation.fail(str(self._status))
-        self._finish(error)
+                self._handled = handled
+        if self._in_background:
+            self._finish(None)
+
+    def _close_early(self, error: BaseException | None) -> None:
+        """Judge an app that is done while its response is not."""
+        if error is None and not self._client_left:
+            self.operation.fail("incomplete_response", "The app returned before it had sent a whole response.")
+        is_failure = isinstance(error, Exception) and not self._is_disconnect(error)
+        if not self._status and (is_failure or self.operation.error_type is not None):
+            # The server answers in the app's place
+            self._status = 500
 
     def _finish(self, error: BaseException | None) -> None:
+        if self._is_finished:
+            return
+        self._is_finished = True
         operation = self.operation
+        error = error or self._handled
         if self._client_left and (error is None or self._is_disconnect(error)):
             operation.interrupt(CLIENT_DISCONNECT)
             error = None
+        elif self._status >= 500 and error is None and operation.error_type is None:
+            operation.fail(str(self._status))
         operation.received_bytes = self._received_bytes
         operation.sent_bytes = 0 if self._is_head else self._sent_bytes
         try:
@@ -248,18 +272,6 @@ class HttpExchange:
         except Exception as problem:
             report("http request", problem)
         operation.finish(error)
-        self._ended_ns = clock.now_ns()
-
-    def _close_late(self, error: BaseException | None) -> None:
-        """Make a span of what the app did after the response, where that was worth one or failed."""
-        if error is not None and error is self._error:
-            # The framework raises again what it has answered
-            return
-        is_failure = isinstance(error, Exception) and not self._is_disconnect(error)
-        if is_failure or clock.now_ns() - self._ended_ns >= LATE_WORK_S * 1e9:
-            late = self._late_operation()
-            late.begin(start_time_ns=self._ended_ns)
-            late.finish(error)
 
     def _is_disconnect(self, error: BaseException) -> bool:
         """Tell whether an exception only says that the client is gone, or that the work was cancelled because of it."""
