@@ -279,7 +279,7 @@ def instrument(target: T) -> T:
 
 def instrument_all() -> None:
     """Instrument every scheduler that the app makes from now on. Twice is harmless."""
-    if isinstance(BaseScheduler.__init__, wrapt.FunctionWrapper):
+    if isinstance(vars(BaseScheduler)["__init__"], wrapt.FunctionWrapper):
         return
 
     def made(wrapped: Callable[..., None], scheduler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -329,7 +329,7 @@ def instrument(target: T) -> T:
 
 def instrument_all() -> None:
     """Instrument every broker that the app makes from now on. Twice is harmless."""
-    if isinstance(BrokerUsecase.__init__, wrapt.FunctionWrapper):
+    if isinstance(vars(BrokerUsecase)["__init__"], wrapt.FunctionWrapper):
         return
 
     def made(
