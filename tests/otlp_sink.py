@@ -251,6 +251,14 @@ class OtlpSink:
                 )
             time.sleep(0.02)
 
+    def wait_for_all(
+        self, until: Callable[[OtlpSink], list[T]], count: int, *, what: str, timeout_s: float = 20.0
+    ) -> list[T]:
+        """Return what ``until(sink)`` finds as soon as it finds ``count``, or more than that."""
+        return self.wait(
+            lambda sink: found if len(found := until(sink)) >= count else None, what=what, timeout_s=timeout_s
+        )
+
     def wait_for_span(self, name: str, *, timeout_s: float = 20.0) -> SinkSpan:
         """Return the first span of a name, as soon as it has arrived."""
         return self.wait(lambda sink: sink.named(name), what=f"span named {name!r}", timeout_s=timeout_s)[0]
