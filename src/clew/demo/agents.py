@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from faststream.exceptions import NackMessage
 from faststream.redis import RedisBroker
+from openai import APIConnectionError, InternalServerError, RateLimitError
+from redis.exceptions import RedisError
 
 import clew
 from clew.demo import messages, streams
@@ -19,6 +22,9 @@ from clew.demo.messages import AgentWork, DocumentReady
 from clew.demo.settings import DemoError, DemoSettings
 
 TYPES: Final = {"processor": "summarisation", "topicizer": "topicization", "exporter": "export"}
+
+TEMPORARY: Final = (APIConnectionError, InternalServerError, RateLimitError, RedisError, OSError)
+"""Errors that are gone when whoever is away has come back, so that work goes back to its queue."""
 
 log = clew.get_logger("clew.demo.agents")
 documents_finished = clew.counter(
@@ -81,22 +87,27 @@ class Agents:
                 crossing = work.model_copy(update={"carrier": passing.carrier})
                 await messages.publish(self._broker, crossing, messages.agent_stream(to))
 
-    async def fail(self, work: AgentWork, error: Exception) -> None:
-        """Write a failure down where the one who waits for the work looks."""
-        reason = str(error) if isinstance(error, DemoError) else f"{type(error).__name__}: {error}"
-        if work.subject == "export":
-            await self._library.finish_export(work.id, error=reason)
-        else:
-            await self._library.mark(work.id, "failed", error=reason)
-            documents_finished.add(1, status="failed")
+    @asynccontextmanager
+    async def answering_for(self, work: AgentWork) -> AsyncIterator[None]:
+        """See that nobody waits in vain: work fails where it is asked for, or its message comes again when that can help."""
+        try:
+            yield
+        except TEMPORARY as error:
+            log.warning("work.postponed", subject=work.subject, id=work.id, error=str(error))
+            raise NackMessage from error
+        except Exception as error:
+            reason = str(error) if isinstance(error, DemoError) else f"{type(error).__name__}: {error}"
+            if work.subject == "export":
+                await self._library.finish_export(work.id, error=reason)
+            else:
+                await self._library.mark(work.id, "failed", error=reason)
+                documents_finished.add(1, status="failed")
+            raise
 
     def _taking_over(self, name: str) -> Callable[[AgentWork], Awaitable[None]]:
         async def take_over(work: AgentWork) -> None:
-            try:
+            async with self.answering_for(work):
                 await self._perform(name, work, carrier=work.carrier)
-            except Exception as error:
-                await self.fail(work, error)
-                raise
 
         return take_over
 

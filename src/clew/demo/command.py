@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from clew.demo.extras import check_extras
 from clew.demo.settings import DemoError, default_data_dir
@@ -80,10 +81,12 @@ def _run(system: DemoSystem, terminal: Terminal, stop: threading.Event, *, once:
     from clew.demo import live
     from clew.demo.processes import StoppedError
 
+    # What an earlier run left in the console counts for nothing; what this one emits while it starts does
+    since = datetime.now(UTC)
     try:
         system.start()
         if once:
-            return _read_once(system, terminal, stop, documents)
+            return _read_once(system, terminal, stop, documents, since)
         terminal.print(f"Data in {system.addresses.data_dir}. Ctrl-C ends it.", soft_wrap=True)
         live.show(system, terminal, stop)
     except StoppedError:
@@ -94,11 +97,12 @@ def _run(system: DemoSystem, terminal: Terminal, stop: threading.Event, *, once:
     return 0
 
 
-def _read_once(system: DemoSystem, terminal: Terminal, stop: threading.Event, documents: int | None) -> int:
+def _read_once(
+    system: DemoSystem, terminal: Terminal, stop: threading.Event, documents: int | None, since: datetime
+) -> int:
     from clew.demo import presentation
     from clew.demo.scenario import run_scenario
 
-    since = datetime.now(UTC)
     addresses = system.addresses
     with _progress(terminal) as progress:
         result = _in_thread(
@@ -136,7 +140,7 @@ def _show_telemetry(
         missing = await_nothing_missing(
             expected, console, result, since, timeout_s=_TELEMETRY_TIMEOUT_S, should_stop=stop.is_set
         )
-        terminal.rule(f"The trace of '{result.shown.title}': {result.shown.trace_id}", align="left")
+        terminal.rule(Text(f"The trace of '{result.shown.title}': {result.shown.trace_id}"), align="left")
         terminal.print(presentation.trace_tree(console.trace(result.shown.trace_id), palette, width=terminal.width))
         terminal.rule("Its log lines", align="left")
         terminal.print(presentation.log_table(console.logs(result.shown.trace_id), palette))

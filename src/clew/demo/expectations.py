@@ -92,7 +92,8 @@ def expected_edges(
         if name != "exporter":
             edges.append(_parent("document", host[name], f"invoke_agent {name}", host[name], f"chat {model}"))
             if stand_in:
-                edges.append(_parent("document", host[name], f"chat {model}", "llm", "POST /v1/chat/completions"))
+                edges.append(_parent("document", host[name], f"chat {model}", host[name], "POST"))
+                edges.append(_parent("document", host[name], "POST", "llm", "POST /v1/chat/completions"))
         source, source_host = name, host[name]
     edges += _message("document", source_host, "invoke_agent exporter", "documents.ready", "scheduler")
     edges += [

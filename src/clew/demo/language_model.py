@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import Final
 
 from openai import AsyncOpenAI, OpenAIError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,7 +18,9 @@ _TOPICS: Final = (
     'alone: {{"topics": [{{"name": "...", "weight": 1.0}}]}}, each weight above 0 and at most 1.'
 )
 _FENCE: Final = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
-_TIMEOUT_S: Final = 60.0
+# Together less than DEMO_REDELIVER_AFTER_S, after which another consumer would begin the same work
+_TIMEOUT_S: Final = 25.0
+_MAX_RETRIES: Final = 1
 _MAX_NAME_LENGTH: Final = 200
 
 
@@ -35,13 +37,6 @@ class _Topics(BaseModel):
     topics: list[Topic]
 
 
-class _Client(AsyncOpenAI):
-    """A client that carries the thread to the model's server, within the span of the call."""
-
-    async def _prepare_request(self, request: Any) -> None:
-        clew.inject(request.headers)
-
-
 class LanguageModel:
     """A model that summarises texts and names their topics.
 
@@ -56,7 +51,7 @@ class LanguageModel:
         self._settings = settings
         try:
             # OPENAI_BASE_URL and OPENAI_API_KEY are read by the client itself
-            client = _Client(timeout=_TIMEOUT_S)
+            client = AsyncOpenAI(timeout=_TIMEOUT_S, max_retries=_MAX_RETRIES)
         except OpenAIError as error:
             raise DemoError(f"OPENAI_API_KEY: {error}") from error
         self._client: AsyncOpenAI = clew.instrument(client)

@@ -183,19 +183,30 @@ class Library:
             await connection.execute(delete(DOCUMENTS).where(DOCUMENTS.c.id == document_id))
 
     async def documents(self) -> AsyncIterator[Document]:
-        """Give all finished documents, oldest first, a page at a time: their number has no bound."""
+        """Give all finished documents by id, a page at a time: their number has no bound."""
         last_id = ""
         while True:
-            async with self._engine.connect() as connection:
-                finished = DOCUMENTS.c.status.in_(("ready", "verified"))
-                page = select(DOCUMENTS.c.id).where(finished, DOCUMENTS.c.id > last_id).order_by(DOCUMENTS.c.id)
-                ids = list((await connection.execute(page.limit(_PAGE))).scalars())
-            for document_id in ids:
-                if (document := await self.document(document_id)) is not None:
-                    yield document
-            if len(ids) < _PAGE:
+            page = await self._page(last_id)
+            for document in page:
+                yield document
+            if len(page) < _PAGE:
                 return
-            last_id = ids[-1]
+            last_id = page[-1].id
+
+    async def _page(self, after_id: str) -> list[Document]:
+        finished = DOCUMENTS.c.status.in_(("ready", "verified"))
+        query = select(DOCUMENTS).where(finished, DOCUMENTS.c.id > after_id).order_by(DOCUMENTS.c.id).limit(_PAGE)
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+            topics: dict[str, list[Topic]] = {row.id: [] for row in rows}
+            found = await connection.execute(
+                select(DOCUMENT_TOPICS)
+                .where(DOCUMENT_TOPICS.c.document_id.in_(topics))
+                .order_by(DOCUMENT_TOPICS.c.weight.desc(), DOCUMENT_TOPICS.c.name)
+            )
+            for document_id, name, weight in found:
+                topics[document_id].append(Topic(name=name, weight=weight))
+        return [_document(row, topics[row.id]) for row in rows]
 
     async def statuses(self) -> dict[str, int]:
         """Return how many documents have each status."""

@@ -20,13 +20,9 @@ NAME: Final = "orchestrator"
 def _take_documents(broker: RedisBroker, agents: Agents, settings: DemoSettings) -> list[tuple[str, str]]:
     async def take(message: DocumentSubmitted) -> None:
         work = AgentWork(subject="document", id=message.document_id)
-        try:
-            async with clew.agent_task(NAME, type="orchestration") as task:
-                task.set("demo.document.id", work.id)
-                await agents.hand_over(AGENTS[0], work)
-        except Exception as error:
-            await agents.fail(work, error)
-            raise
+        async with agents.answering_for(work), clew.agent_task(NAME, type="orchestration") as task:
+            task.set("demo.document.id", work.id)
+            await agents.hand_over(AGENTS[0], work)
 
     streams.subscribe(broker, DOCUMENTS, take, group=NAME, settings=settings)
     return [(DOCUMENTS, NAME)]

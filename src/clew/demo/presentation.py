@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -16,9 +17,15 @@ from clew.demo.telemetry import LogLine, Series, Span
 _WIDE: Final = 116
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 _SEVERITY_STYLES: Final = {"ERROR": "bold red", "FATAL": "bold red", "WARN": "yellow", "DEBUG": "dim"}
+_OWN_TELEMETRY: Final = "clew.telemetry."
 # Fields of a log line that the tree, or the next column, already shows
 _HIDDEN_FIELDS: Final = frozenset(
-    {"code.file.path", "code.line.number", "code.function.name", "correlation_id", "clew.correlation.id", "duration_s"}
+    """
+    code.file.path code.line.number code.function.name correlation_id clew.correlation.id duration_s url.scheme
+    network.protocol.version network.protocol.name client.address server.address server.port user_agent.original
+    gen_ai.operation.name gen_ai.tool.name gen_ai.transfer.mode clew.agent.type messaging.system messaging.operation.name
+    messaging.operation.type messaging.consumer.group.name messaging.message.id clew.job.id
+    """.split()  # noqa: SIM905 - a list that reads as one
 )
 
 
@@ -79,18 +86,14 @@ def log_table(lines: Sequence[LogLine], palette: Palette) -> RenderableType:
     """
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="dim")
     table.add_column("at ms", justify="right", no_wrap=True)
-    table.add_column("level", no_wrap=True)
     table.add_column("service", no_wrap=True)
-    table.add_column("event", no_wrap=True)
-    table.add_column("fields", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("event and its fields", no_wrap=True, overflow="ellipsis", ratio=1)
     for line in lines:
-        table.add_row(
-            _milliseconds(line.offset_s),
-            Text(line.severity.lower(), style=_SEVERITY_STYLES.get(line.severity, "")),
-            palette.service(line.service),
-            line.body,
-            Text(_fields(line.attributes), style="dim"),
-        )
+        text = Text(line.body, style=_SEVERITY_STYLES.get(line.severity, ""))
+        if line.severity != "INFO":
+            text = Text.assemble(f"{line.severity.lower()}: ", text)
+        text.append(f"  {_fields(line.attributes)}", style="dim")
+        table.add_row(_milliseconds(line.offset_s), palette.service(line.service), text)
     return table
 
 
@@ -104,25 +107,45 @@ def metric_table(series: Sequence[Series], palette: Palette, *, width: int) -> R
     """
     wide = width >= _WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="dim")
-    table.add_column("metric", no_wrap=True, overflow="ellipsis", ratio=3 if wide else 5)
-    if wide:
-        table.add_column("labels", no_wrap=True, overflow="ellipsis", ratio=4)
+    table.add_column(Text("metric [unit], service and labels"), no_wrap=True, overflow="ellipsis", ratio=1)
     for heading in ("value", "p50", "p95", "p99"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    shown = ""
-    for item in series:
-        if item.name != shown:
-            shown = item.name
-            table.add_row(Text(f"{item.name}  [{item.unit or '1'}]", style="bold"))
-        label = Text.assemble("  ", palette.service(item.service))
-        labels = Text(_labels(item.labels), style="dim")
-        cells = [label, labels] if wide else [label.append(" ").append_text(labels)]
-        if item.value is None:
-            percentiles = [amount(value, item.unit) for value in item.percentiles] or ["", "", ""]
-            table.add_row(*cells, f"n={item.count}", *percentiles)
-        else:
-            table.add_row(*cells, amount(item.value, item.unit))
+        table.add_column(heading, justify="right", no_wrap=True, min_width=12 if wide else 8)
+    by_metric = itertools.groupby(over_all_services(series), key=lambda item: (item.name, item.unit))
+    for (name, unit), group in by_metric:
+        items = list(group)
+        table.add_row(Text.assemble((name, "bold"), (f" [{unit or '1'}]", "dim")))
+        varying = _varying_labels(items)
+        for item in items:
+            title = Text.assemble(
+                "  ", palette.service(item.service), " ", (_labels(item.labels, varying, wide=wide), "dim")
+            )
+            if item.value is None:
+                percentiles = [amount(value, item.unit) for value in item.percentiles] or ["", "", ""]
+                table.add_row(title, f"n={item.count:,}", *percentiles)
+            else:
+                table.add_row(title, amount(item.value, item.unit))
     return table
+
+
+def over_all_services(series: Sequence[Series]) -> list[Series]:
+    """Sum up what each service says of its own telemetry: nobody reads that five times over.
+
+    Args:
+        series: sorted by name.
+    """
+    kept = [item for item in series if not item.name.startswith(_OWN_TELEMETRY)]
+    totals: dict[tuple[str, str, tuple[tuple[str, Any], ...]], float] = {}
+    services = set()
+    for item in series:
+        if item.name.startswith(_OWN_TELEMETRY):
+            key = (item.name, item.unit, tuple(sorted(item.labels.items())))
+            totals[key] = totals.get(key, 0) + (item.value or 0)
+            services.add(item.service)
+    kept += [
+        Series(service=f"all {len(services)} services", name=name, unit=unit, labels=dict(labels), value=total)
+        for (name, unit, labels), total in totals.items()
+    ]
+    return sorted(kept, key=lambda item: item.name)
 
 
 def outcome(result: ScenarioResult) -> RenderableType:
@@ -196,13 +219,22 @@ def _fields(attributes: Mapping[str, Any]) -> str:
     return " ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in shown.items())
 
 
-def _labels(labels: Mapping[str, Any]) -> str:
-    return " ".join(f"{_short_key(key, labels)}={value}" for key, value in sorted(labels.items()))
+def _varying_labels(series: Sequence[Series]) -> list[str]:
+    """Return the labels that tell series apart; all of them where there is but one series."""
+    keys = sorted({key for item in series for key in item.labels})
+    return [key for key in keys if len(series) == 1 or len({str(item.labels.get(key)) for item in series}) > 1]
+
+
+def _labels(labels: Mapping[str, Any], shown: Sequence[str], *, wide: bool) -> str:
+    given = [key for key in shown if labels.get(key) not in (None, "")]
+    return " ".join(f"{_short_key(key, shown)}={labels[key]}" if wide else str(labels[key]) for key in given)
 
 
 def _short_key(key: str, keys: Iterable[str]) -> str:
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+    """Return the last word of a key, or the last two where two keys end in the same word."""
+    words = key.split(".")
+    ambiguous = sum(other.rpartition(".")[2] == words[-1] for other in keys) > 1
+    return ".".join(words[-2:] if ambiguous else words[-1:])
 
 
 def _short(value: Any) -> str:

@@ -18,10 +18,10 @@ from typing import IO, Final
 from clew.demo import reaper
 from clew.demo.settings import READY_FD_VARIABLE, DemoError
 
-STOP_TIMEOUT_S: Final = 4.0
+STOP_TIMEOUT_S: Final = 4.5
 """How long all processes together have to end by themselves."""
 
-_LAST_TIMEOUT_S: Final = 0.6
+_LAST_TIMEOUT_S: Final = 1.5
 _POLL_EVERY_S: Final = 0.02
 _LOG_TAIL_BYTES: Final = 8_192
 _LOCK_PATIENCE_S: Final = reaper.PATIENCE_S + 2.0

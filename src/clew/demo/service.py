@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -18,8 +19,10 @@ from starlette.types import ASGIApp
 import clew
 from clew.demo.settings import READY_FD_VARIABLE
 
-_FLUSH_TIMEOUT_S: Final = 1.5
-_STOP_TIMEOUT_S: Final = 3.5
+# They announce each request and each run, which spans and clew's own events do already
+_TALKATIVE: Final = ("httpx", "httpx2", "apscheduler", "demo.streams", "openai")
+_FLUSH_TIMEOUT_S: Final = 1.0
+_STOP_TIMEOUT_S: Final = 2.8
 _GRACEFUL_TIMEOUT_S: Final = 1
 
 
@@ -32,13 +35,15 @@ def run(name: str, serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     """
     os.environ.setdefault("OTEL_SERVICE_NAME", name)
     clew.configure()
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel(logging.WARNING)
     log = clew.get_logger("clew.demo.service")
     try:
         asyncio.run(_until_signal(serve))
     except (clew.ClewError, OSError) as error:
         # One sentence for a person, on the last line of the log; the traceback would say no more
         log.error("service.failed", error=str(error))  # noqa: TRY400 - as the comment says
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        print(error, file=sys.stderr, flush=True)
         return 1
     finally:
         clew.shutdown(_FLUSH_TIMEOUT_S)

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 import clew
 from clew.demo.settings import DemoError, DemoSettings
 
-_GRACEFUL_TIMEOUT_S: Final = 2.0
+_GRACEFUL_TIMEOUT_S: Final = 1.0
 _CLAIM_EVERY_S: Final = 1.0
 
 Handler = Callable[..., Awaitable[None]]
@@ -24,8 +24,8 @@ def make_broker(settings: DemoSettings) -> RedisBroker:
     broker = RedisBroker(
         settings.valkey_url,
         graceful_timeout=_GRACEFUL_TIMEOUT_S,
-        logger=logging.getLogger("faststream"),
-        # What it says of each message clew says, too, with the thread
+        # Not FastStream's own, which writes to the terminal by itself. What it says of each message clew says, too
+        logger=logging.getLogger("demo.streams"),
         log_level=logging.DEBUG,
     )
     instrumented: RedisBroker = clew.instrument(broker)
@@ -35,8 +35,8 @@ def make_broker(settings: DemoSettings) -> RedisBroker:
 def subscribe(broker: RedisBroker, stream: str, handler: Handler, *, group: str, settings: DemoSettings) -> None:
     """Let a handler take the entries of a stream, each once for the whole group.
 
-    An entry is acknowledged when its handler has ended: a failure is written down where the sender looks for it, so trying again
-    is not the stream's part. An entry whose consumer died is handed to another one.
+    An entry is acknowledged when its handler has ended, well or not, since a failure is written down where the sender looks for
+    it; unless the handler raises ``NackMessage``. Such an entry comes again after a while, as does one whose consumer died.
 
     Args:
         broker: the broker, not started yet.

@@ -126,8 +126,8 @@ class DemoSystem:
                 self._step(number, what)
 
     def stop(self) -> None:
-        """End everything."""
-        self._processes.stop(last=("valkey", "console"))
+        """End everything, those first who still need the others to end their work."""
+        self._processes.stop(last=("llm", "valkey", "console"))
 
     def check(self) -> None:
         """See that everything still runs.

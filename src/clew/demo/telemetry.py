@@ -112,8 +112,11 @@ class Console:
 
     def logs(self, trace_id: str) -> tuple[LogLine, ...]:
         """Return the log records of a trace, oldest first."""
+        trace = self._get(f"/api/traces/{trace_id}", {"max_spans": "1"}, none_for=404)
         found = self._get("/api/logs", {"trace_id": trace_id, "oldest_first": "true", "limit": "1000"})["logs"]
-        start_ns = int(found[0]["time_unix_nano"]) if found else 0
+        start_ns = int(
+            (trace or {"start_time_unix_nano": found[0]["time_unix_nano"] if found else 0})["start_time_unix_nano"]
+        )
         return tuple(
             LogLine(
                 offset_s=(int(item["time_unix_nano"]) - start_ns) / 1e9,
