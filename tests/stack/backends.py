@@ -352,6 +352,12 @@ def prometheus_query(stack: Stack, promql: str) -> list[Series]:
     return [Series(labels=one["metric"], value=float(one["value"][1])) for one in found]
 
 
+def prometheus_samples(stack: Stack, selector: str, window: str = "1h") -> list[float]:
+    """Return every stored sample of the series that a selector names, each series in the order of time."""
+    found = _get(f"{stack.prometheus_url}/api/v1/query", query=f"{selector}[{window}]")["data"]["result"]
+    return [float(value) for one in found for _at, value in one["values"]]
+
+
 def prometheus_exemplars(
     stack: Stack, promql: str, start: float | None = None, end: float | None = None
 ) -> list[Exemplar]:
