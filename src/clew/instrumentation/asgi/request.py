@@ -219,9 +219,9 @@ class HttpExchange:
         self._waits_for_trailers = bool(message.get("trailers", False))
         name, correlation_id = self._border.correlation_header, self.operation.correlation_id
         headers = list(message.get("headers") or ())
-        if correlation_id is None or any(header[0].lower() == name for header in headers):
-            return message
-        return {**message, "headers": [*headers, (name, correlation_id.encode())]}
+        if correlation_id is not None and not any(header[0].lower() == name for header in headers):
+            headers.append((name, correlation_id.encode()))
+        return {**message, "headers": headers}
 
     def _end(self) -> None:
         """Take note that the response is complete.
