@@ -180,6 +180,14 @@ def install_propagators(settings: Settings) -> None:
     propagate.set_global_textmap(CompositePropagator([allowed, CorrelationPropagator(settings.correlation_header)]))
 
 
+def _ready() -> None:
+    """See to it that the process's propagator is clew's: a carrier may be the first thing that an app touches."""
+    if _standard_propagator is None:
+        from clew.engine.runtime import ready
+
+        ready()
+
+
 class _MappingGetter(Getter[Mapping[Any, Any]]):
     """Reads any mapping, with keys of any case, and keys and values of text or bytes."""
 
@@ -259,6 +267,7 @@ def inject(carrier: C) -> C:
         >>> headers = inject({"content-type": "application/json"})
     """
     try:
+        _ready()
         propagate.inject(carrier)
     except Exception as error:
         report("inject", error)
@@ -276,7 +285,11 @@ def extract(carrier: Mapping[Any, Any] | None) -> Carried:
         ...     carried.correlation_id
         'order-17'
     """
+    if carrier is not None and not hasattr(carrier, "items"):
+        report("extract", f"a carrier is a mapping, not a {type(carrier).__qualname__}: the thread starts anew here")
+        return Carried(Context())
     try:
+        _ready()
         return Carried(propagate.extract(carrier or {}, context=Context(), getter=_GETTER))
     except Exception as error:
         report("extract", error)
