@@ -271,3 +271,5 @@ async def websocket(socket: WebSocket, room: str) -> None:
 
 if os.environ.get("EDGES_INSTRUMENT", "1") == "1":
     clew.instrument(app)
+else:
+    clew.configure()
