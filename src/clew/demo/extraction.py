@@ -12,6 +12,7 @@ _PARAGRAPH: Final = re.compile(r"\n\s*\n")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\W\d_a-zß-öø-ÿ])|(?<=[。！？])")
 _RULE: Final = re.compile(r"^\s*([*=\-~^#\"'])\1{2,}\s*$", re.MULTILINE)
 _WORD: Final = re.compile(r"[^\W\d][\w'’-]*", re.UNICODE)
+_POSSESSIVE: Final = re.compile(r"['’]s$")
 _TOKEN: Final = re.compile(r"\w+|[^\w\s]", re.UNICODE)
 # Scripts that put no spaces between words: Chinese, Japanese
 _UNSPACED: Final = re.compile(r"[぀-ヿ㐀-䶿一-鿿]{2,}")
@@ -79,7 +80,7 @@ def words(text: str) -> list[str]:
     """
     found: list[str] = []
     for match in _WORD.finditer(text):
-        word = match.group().lower().replace("’", "'").strip("'-")
+        word = _POSSESSIVE.sub("", match.group().lower()).strip("'’-")
         if _UNSPACED.fullmatch(word):
             pairs = (word[index : index + 2] for index in range(len(word) - 1))
             found += [pair for pair in pairs if not _HIRAGANA.search(pair)]
@@ -158,4 +159,4 @@ def summary(text: str, most: int = 3) -> list[str]:
 
 
 def _is_telling(word: str) -> bool:
-    return len(word) > 1 and word not in STOP_WORDS
+    return len(word) > 1 and word.replace("’", "'") not in STOP_WORDS

@@ -136,8 +136,8 @@ def _picture(system: DemoSystem, reading: Reading, stored: Stored | None, starte
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="ellipsis", no_wrap=True)
-    running = ", ".join(member.name for member in system.members if member.is_running)
-    grid.add_row("running", f"{time.monotonic() - started:.0f} s: {running}")
+    running = sum(member.is_running for member in system.members)
+    grid.add_row("running", f"{running} processes for {time.monotonic() - started:.0f} s; Ctrl-C ends them")
     grid.add_row("documents", f"{reading.submitted} submitted{f', {reading.failed} failed' if reading.failed else ''}")
     if stored is not None:
         grid.add_row(
