@@ -613,7 +613,7 @@ def test_promtool_accepts_the_configuration_and_the_rule_tests_pass() -> None:
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_prometheus_scrapes_every_backend_and_its_rules_evaluate(stack: Stack) -> None:
+def test_prometheus_scrapes_every_backend_and_its_rules_evaluate(stack: Stack, sent: Sent) -> None:
     eventually(
         lambda: (
             {one.labels["job"] for one in prometheus_query(stack, "up == 1")}
