@@ -21,10 +21,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import clew
 from tests.integration import scheduled_jobs
 from tests.integration.waiting import eventually, eventually_async
-
-import clew
 
 HOPS: dict[str, Callable[..., None]] = {}
 SIDES: dict[str, Callable[[str], None]] = {}

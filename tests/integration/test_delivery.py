@@ -12,17 +12,18 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.otlp_sink import OtlpSink
 
 
-def run(code: str, *, timeout_s: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "OTEL_SERVICE_NAME": "app", **environment}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         env=variables,
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=60,
         check=False,
     )
 
@@ -86,8 +87,10 @@ def test_an_endpoint_that_comes_back_gets_what_waited_from_the_same_process(spoo
         [
             sys.executable,
             "-c",
-            "import clew, sys\nwith clew.span('early'): pass\nclew.flush()\nprint('ready', flush=True)\n"
-            "sys.stdin.readline()\nprint(clew.accounts()['traces'], flush=True)",
+            (
+                "import clew, sys\nwith clew.span('early'): pass\nclew.flush()\nprint('ready', flush=True)\n"
+                "sys.stdin.readline()\nprint(clew.accounts()['traces'], flush=True)"
+            ),
         ],
         env={
             **os.environ,

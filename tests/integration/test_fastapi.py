@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.integration.library_versions import folder_with
 from tests.integration.server_process import ServerProcess, uvicorn
 from tests.otlp_sink import OtlpSink, SinkSpan

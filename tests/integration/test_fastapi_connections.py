@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 import websockets
+from websockets.asyncio.client import connect
+
 from tests.integration.server_process import ServerProcess, uvicorn
 from tests.otlp_sink import OtlpSink, SinkSpan
-from websockets.asyncio.client import connect
 
 HERE = Path(__file__).parent
 

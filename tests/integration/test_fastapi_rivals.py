@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.integration.library_versions import folder_with
 from tests.integration.server_process import ServerProcess, uvicorn
 from tests.otlp_sink import OtlpSink

@@ -10,11 +10,11 @@ from typing import Any
 import openai
 import pytest
 from pydantic import BaseModel, ValidationError
-from tests.integration.http_echo import EchoRequest, HttpEcho
 
 import clew
 from clew.instrumentation import openai as drop_in
 from clew.testing import CapturedSpan, CapturedTelemetry
+from tests.integration.http_echo import EchoRequest, HttpEcho
 
 PROMPT = "planted-prompt-4711"
 COMPLETION = "planted-completion-4711"

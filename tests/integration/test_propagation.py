@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.integration.hops import HOPS
 from tests.otlp_sink import OtlpSink, SinkSpan
 

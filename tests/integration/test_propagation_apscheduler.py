@@ -21,13 +21,13 @@ from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
-from tests.integration import scheduled_jobs
-from tests.integration.waiting import WAIT_S, eventually, eventually_async
-from tests.otlp_sink import OtlpSink
 
 import clew
 from clew.instrumentation.apscheduler import instrument_all
 from clew.testing import CapturedLog, CapturedSpan, CapturedTelemetry
+from tests.integration import scheduled_jobs
+from tests.integration.waiting import WAIT_S, eventually, eventually_async
+from tests.otlp_sink import OtlpSink
 
 ROOT = Path(__file__).parents[2]
 

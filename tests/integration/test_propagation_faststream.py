@@ -13,11 +13,11 @@ from faststream import BaseMiddleware, FastStream
 from faststream._internal.broker import BrokerUsecase
 from faststream.redis import ListSub, RedisBroker, RedisRouter, StreamSub
 from pydantic import TypeAdapter
-from tests.integration.waiting import WAIT_S, eventually_async
 
 import clew
 from clew.instrumentation.faststream import instrument_all
 from clew.testing import CapturedLog, CapturedSpan, CapturedTelemetry
+from tests.integration.waiting import WAIT_S, eventually_async
 
 
 def run(

@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
-from tests.integration.http_echo import HttpEcho
 
 import clew
 from clew.instrumentation import httpx as drop_in
 from clew.testing import CapturedTelemetry
+from tests.integration.http_echo import HttpEcho
 
 Get = Callable[[str], Any]
 

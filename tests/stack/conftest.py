@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from tests.stack.backends import ROOT, Stack, running_stack
 
 _EXIT_WITHOUT_GO = 3

@@ -15,10 +15,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from tools.backends import BACKENDS
 
 from clew.demo.settings import DemoSettings
 from clew.settings import Settings
+from tools.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

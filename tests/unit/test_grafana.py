@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+
+from clew.catalog import metrics, operations, semconv
+from clew.engine.exposition import prometheus_name
 from tools.backends import program_path
 from tools.dashboards import SUBSTITUTES, panels, queries, substituted
 from tools.dashboards.__main__ import outdated
 from tools.dashboards.parts import of
-
-from clew.catalog import metrics, operations, semconv
-from clew.engine.exposition import prometheus_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVISIONING = ROOT / "grafana" / "provisioning"

@@ -24,10 +24,10 @@ def drain(source: Spool, *, take: int = 1_000_000) -> tuple[list[tuple[bytes, bo
     taken: list[tuple[bytes, bool]] = []
     lost: dict[str, int] = {}
 
-    def deliver(item: SpooledBatch, *, own: bool) -> bool:
+    def deliver(batch: SpooledBatch, *, own: bool) -> bool:
         if len(taken) >= take:
             return False
-        taken.append((item.body, own))
+        taken.append((batch.body, own))
         return True
 
     source.replay(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
 from tools.dashboards import FOLDER
 from tools.dashboards.overview import overview
 

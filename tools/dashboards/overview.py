@@ -6,6 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import dashboard as models
+
+from clew.catalog import metrics, operations, semconv
+from clew.engine.exposition import prometheus_name
 from tools.dashboards.parts import (
     PROMETHEUS,
     SERVICE,
@@ -21,9 +24,6 @@ from tools.dashboards.parts import (
     ratio,
     row,
 )
-
-from clew.catalog import metrics, operations, semconv
-from clew.engine.exposition import prometheus_name
 
 REQUESTS: Final = duration(operations.HTTP_SERVER)
 SENDS: Final = duration(operations.MESSAGE_SEND)
