@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,11 @@ RUN_PID: Final = "CLEW_RUN_PID"
 
 STARTUP_FOLDER: Final = Path(registry.__file__).parent / "startup"
 
+_IDENTIFIERS: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+# An app as servers are told it: a module, and what is in it or makes it
+_APP: Final = re.compile(rf"(?P<module>{_IDENTIFIERS}):{_IDENTIFIERS}(?:\(.*\))?")
+# Those that may be started as a module, with the app among their arguments
+_SERVERS: Final = frozenset({"uvicorn", "gunicorn", "hypercorn", "granian", "daphne", "faststream"})
 # Options of Python that take a value, which is not the name of a program
 _PYTHON_OPTIONS_WITH_VALUE: Final = frozenset({"-W", "-X", "--check-hash-based-pycs"})
 
@@ -107,11 +113,8 @@ def service_name_of(command: Sequence[str]) -> str:
     arguments = list(command[1:])
     if program.startswith("python"):
         return _python_program(arguments) or program
-    for argument in arguments:
-        module, colon, attribute = argument.partition(":")
-        if colon and all(part.isidentifier() for part in module.split(".")) and attribute[:1].isidentifier():
-            return module
-    return program
+    apps = filter(None, map(_APP.fullmatch, arguments))
+    return next((app["module"] for app in apps), program)
 
 
 def _python_program(arguments: list[str]) -> str | None:
@@ -119,8 +122,7 @@ def _python_program(arguments: list[str]) -> str | None:
         argument = arguments.pop(0)
         if argument == "-m" and arguments:
             module, rest = arguments[0], arguments[1:]
-            # A server that is started as a module serves an app that is named after it
-            return service_name_of([module, *rest])
+            return service_name_of([module, *rest]) if module in _SERVERS else module
         if argument == "-c" or not argument.strip("-"):
             return None
         if argument in _PYTHON_OPTIONS_WITH_VALUE and arguments:
