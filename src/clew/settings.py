@@ -61,6 +61,11 @@ def _pairs(value: Any) -> Any:
     return pairs
 
 
+def _path_or_none(value: Any) -> Any:
+    """Take the word by which the specification switches exporters off: an empty variable counts as one that is not set."""
+    return "" if _lower(value) == "none" else value
+
+
 def _words(value: Any) -> Any:
     return tuple(filter(None, (item.strip() for item in value.split(",")))) if isinstance(value, str) else value
 
@@ -208,8 +213,10 @@ class Settings(BaseSettings):
     """More keys whose values are secret, beside those that clew knows."""
 
     # HTTP
-    metrics_path: str = Field(default="/metrics", pattern=r"^(/[^\s?#]*)?$")
-    """Where an instrumented app answers in Prometheus's format; empty switches it off."""
+    metrics_path: Annotated[str, BeforeValidator(_path_or_none)] = Field(
+        default="/metrics", pattern=r"^(/[^\s?#]*)?$"
+    )
+    """Where an instrumented app answers in Prometheus's format; ``none``, or empty in code, switches it off."""
 
     # For tests
     strict: bool = False
