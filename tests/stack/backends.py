@@ -111,7 +111,7 @@ class _Backend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - started from the main thread, see running_stack
+                preexec_fn=_die_with_parent,
             )
 
     def await_ready(self, deadline: float) -> None:

@@ -15,6 +15,9 @@ EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 
+# https://opentelemetry.io/docs/specs/semconv/registry/attributes/opentracing/
+OPENTRACING_REF_TYPE: Final = "opentracing.ref_type"
+
 SERVICE_NAME: Final = "service.name"
 SERVICE_VERSION: Final = "service.version"
 SERVICE_INSTANCE_ID: Final = "service.instance.id"

@@ -287,7 +287,7 @@ class Operation:
                 context=context,
                 kind=_SPAN_KINDS[self.kind.role],
                 attributes={key: self._attribute(value) for key, value in self.attributes.items()},
-                links=_links(self._links),
+                links=_links(self._links, trace.get_current_span(context).get_span_context()),
                 start_time=start_time_ns,
                 record_exception=False,
                 set_status_on_exception=False,
@@ -376,7 +376,7 @@ def _duration(kind: OperationKind) -> Histogram:
     return cast("Histogram", registry.declared(cast("Any", kind.duration)))
 
 
-def _links(targets: Iterable[Linkable]) -> list[Link]:
+def _links(targets: Iterable[Linkable], parent: SpanContext = trace.INVALID_SPAN_CONTEXT) -> list[Link]:
     links = []
     for target in targets:
         if isinstance(target, SpanContext):
@@ -386,7 +386,9 @@ def _links(targets: Iterable[Linkable]) -> list[Link]:
         else:
             span_context = extract(target).span_context
         if span_context.is_valid:
-            links.append(Link(span_context))
+            # Jaeger keeps one reference to a span, and would forget that what is linked here is the parent, too
+            is_parent = (span_context.trace_id, span_context.span_id) == (parent.trace_id, parent.span_id)
+            links.append(Link(span_context, {semconv.OPENTRACING_REF_TYPE: "child_of"} if is_parent else None))
     return links
 
 

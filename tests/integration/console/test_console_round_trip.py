@@ -95,7 +95,7 @@ def test_spans_of_the_sdk(send: Any, console: ConsoleServer) -> None:
 
 
 def test_log_records_of_the_sdk(send: Any, console: ConsoleServer) -> None:
-    memory = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    memory = InMemoryLogRecordExporter()
     provider = LoggerProvider(resource=RESOURCE)
     provider.add_log_record_processor(SimpleLogRecordProcessor(memory))
     logger = provider.get_logger("shop")
