@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any, Final
 
 from faststream.exceptions import NackMessage
@@ -85,7 +84,7 @@ class Agents:
                 await self._perform(to, work)
             else:
                 crossing = work.model_copy(update={"carrier": passing.carrier})
-                await messages.publish(self._broker, crossing, messages.agent_stream(to))
+                await streams.publish(self._broker, crossing, messages.agent_stream(to))
 
     @asynccontextmanager
     async def answering_for(self, work: AgentWork) -> AsyncIterator[None]:
@@ -143,12 +142,12 @@ class Agents:
         documents_finished.add(1, status="ready")
         document_duration.record((now() - document.accepted_at).total_seconds())
         log.info("document.ready", document_id=work.id, topics=len(document.topics))
-        await messages.publish(self._broker, DocumentReady(document_id=work.id), messages.DOCUMENTS_READY)
+        await streams.publish(self._broker, DocumentReady(document_id=work.id), messages.DOCUMENTS_READY)
 
     async def _write_export(self, export_id: str) -> None:
-        folder = self._settings.exports_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        target, unfinished = export_file(folder, export_id), folder / f"{export_id}.part"
+        target = self._settings.export_file(export_id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(".part")
         count = 0
         try:
             with unfinished.open("w", encoding="utf-8") as file:
@@ -162,11 +161,6 @@ class Agents:
                 unfinished.unlink(missing_ok=True)
         await self._library.finish_export(export_id, documents=count)
         log.info("export.done", export_id=export_id, documents=count, size_bytes=target.stat().st_size)
-
-
-def export_file(folder: Path, export_id: str) -> Path:
-    """Return where an export's file is: JSON Lines, one document a line."""
-    return folder / f"{export_id}.jsonl"
 
 
 def _line(document: Document) -> dict[str, Any]:

@@ -19,13 +19,12 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from redis.exceptions import RedisError
 
 import clew
-from clew.demo import messages, service, streams
-from clew.demo.agents import export_file
+from clew.demo import service, streams
 from clew.demo.bounded_body import BodyTooLargeError, read_bounded
-from clew.demo.language_model import Topic
 from clew.demo.library import DocumentStatus, ExportStatus, Library
 from clew.demo.messages import DOCUMENTS, EXPORTS, DocumentSubmitted, ExportRequested
 from clew.demo.settings import DemoSettings
+from clew.demo.topics import Topic
 
 log = clew.get_logger("clew.demo.gateway")
 documents_accepted = clew.counter(
@@ -120,7 +119,7 @@ class Gateway:
         document_id = uuid.uuid4().hex
         await self.library.accept(document_id, title=new.title, text=new.text, trace_id=clew.trace_id())
         try:
-            await messages.publish(self.broker, DocumentSubmitted(document_id=document_id), DOCUMENTS)
+            await streams.publish(self.broker, DocumentSubmitted(document_id=document_id), DOCUMENTS)
         except (RedisError, OSError) as error:
             await self.library.forget(document_id)
             raise _queue_is_away(error) from error
@@ -138,7 +137,7 @@ class Gateway:
         export_id = uuid.uuid4().hex
         await self.library.request_export(export_id, trace_id=clew.trace_id())
         try:
-            await messages.publish(self.broker, ExportRequested(export_id=export_id), EXPORTS)
+            await streams.publish(self.broker, ExportRequested(export_id=export_id), EXPORTS)
         except (RedisError, OSError) as error:
             await self.library.finish_export(export_id, error="it could not be passed on")
             raise _queue_is_away(error) from error
@@ -221,7 +220,7 @@ def _add_exports(app: FastAPI, gateway: Gateway) -> None:
             raise HTTPException(
                 409, f"the export {export_id} is {found.status}: ask GET /exports/{export_id} until it is done"
             )
-        file = export_file(gateway.settings.exports_dir(), export_id)
+        file = gateway.settings.export_file(export_id)
         if not file.is_file():
             raise HTTPException(
                 410, f"the file of the export {export_id} was cleaned up: start another with POST /exports"

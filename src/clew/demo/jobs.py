@@ -13,8 +13,7 @@ from urllib.request import urlopen
 from faststream.redis import RedisBroker
 
 import clew
-from clew.demo import messages
-from clew.demo.agents import export_file
+from clew.demo import messages, streams
 from clew.demo.language_model import LanguageModel
 from clew.demo.library import Library, now
 from clew.demo.messages import AgentWork
@@ -79,7 +78,7 @@ async def export_documents(export_id: str) -> None:
     work = AgentWork(subject="export", id=export_id)
     async with clew.handoff(to="exporter", task=work, mode="pass_control", reason="export is due") as passing:
         crossing = work.model_copy(update={"carrier": passing.carrier})
-        await messages.publish(resources.broker, crossing, messages.agent_stream("exporter"))
+        await streams.publish(resources.broker, crossing, messages.agent_stream("exporter"))
 
 
 async def digest() -> None:
@@ -122,7 +121,7 @@ async def cleanup() -> None:
     resources = _given()
     gone = await resources.library.clean_up(now() - timedelta(seconds=resources.settings.retention_s))
     for export_id in gone:
-        export_file(resources.settings.exports_dir(), export_id).unlink(missing_ok=True)
+        resources.settings.export_file(export_id).unlink(missing_ok=True)
     log.info("cleanup.done", exports=len(gone))
 
 

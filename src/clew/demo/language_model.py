@@ -7,10 +7,11 @@ import re
 from typing import Final
 
 from openai import AsyncOpenAI, OpenAIError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 import clew
 from clew.demo.settings import DemoError, DemoSettings
+from clew.demo.topics import Topic
 
 _SUMMARISE: Final = "Summarise the text that follows in at most {most} sentences. Answer with the summary alone."
 _TOPICS: Final = (
@@ -21,16 +22,6 @@ _FENCE: Final = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
 # Together less than DEMO_REDELIVER_AFTER_S, after which another consumer would begin the same work
 _TIMEOUT_S: Final = 25.0
 _MAX_RETRIES: Final = 1
-_MAX_NAME_LENGTH: Final = 200
-
-
-class Topic(BaseModel):
-    """A topic of a text, with a weight above 0 and at most 1."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str = Field(min_length=1, max_length=_MAX_NAME_LENGTH)
-    weight: float = Field(gt=0, le=1)
 
 
 class _Topics(BaseModel):

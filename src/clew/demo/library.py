@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import clew
-from clew.demo.language_model import Topic
 from clew.demo.settings import DemoError, DemoSettings
 from clew.demo.tables import DIGESTS, DOCUMENT_TOPICS, DOCUMENTS, EXPORTS, METADATA
+from clew.demo.topics import Topic
 
 DocumentStatus = Literal["accepted", "processing", "ready", "verified", "failed"]
 ExportStatus = Literal["accepted", "done", "failed"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from faststream.redis import RedisBroker
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 DOCUMENTS: Final = "documents"
@@ -57,14 +56,3 @@ class AgentWork(_Message):
     subject: Literal["document", "export"]
     id: Id
     carrier: dict[str, str] = Field(default_factory=dict)
-
-
-async def publish(broker: RedisBroker, message: _Message, stream: str) -> None:
-    """Put a message on a stream.
-
-    Args:
-        broker: the broker of this service.
-        message: what is sent.
-        stream: where it goes.
-    """
-    await broker.publish(message.model_dump(mode="json"), stream=stream)

@@ -114,9 +114,9 @@ class DemoSettings(BaseSettings):
         """Return where documents, topics and exports are kept: by default an SQLite file in the data folder."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'documents.db'}"
 
-    def exports_dir(self) -> Path:
-        """Return the folder that export files are written to and downloaded from."""
-        return self.data_dir / "exports"
+    def export_file(self, export_id: str) -> Path:
+        """Return where an export is written to and downloaded from: JSON Lines, one document a line."""
+        return self.data_dir / "exports" / f"{export_id}.jsonl"
 
     def make_data_dir(self) -> Path:
         """Return the data folder, which is there from now on.

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from faststream import AckPolicy
 from faststream.redis import RedisBroker, StreamSub
+from pydantic import BaseModel
 from redis.exceptions import RedisError, ResponseError
 
 import clew
@@ -79,3 +80,14 @@ async def connect(broker: RedisBroker, groups: Iterable[tuple[str, str]] = ()) -
                     raise
     except (RedisError, OSError) as error:
         raise DemoError(f"Valkey can't be reached ({error}): check VALKEY_URL and that it runs") from error
+
+
+async def publish(broker: RedisBroker, message: BaseModel, stream: str) -> None:
+    """Put a message on a stream.
+
+    Args:
+        broker: the broker of this service.
+        message: what is sent.
+        stream: where it goes.
+    """
+    await broker.publish(message.model_dump(mode="json"), stream=stream)

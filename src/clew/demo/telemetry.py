@@ -98,7 +98,9 @@ class Console:
         return Stored(**{name: found[name] for name in Stored.__dataclass_fields__})
 
     def trace(self, trace_id: str) -> tuple[Span, ...]:
-        """Return the spans of a trace, depth first; none when it has not come in."""
+        """Return the spans of a trace, depth first; none when it has not come in, or has no id because tracing is off."""
+        if not trace_id:
+            return ()
         found = self._get(f"/api/traces/{trace_id}", none_for=404)
         if found is None:
             return ()
@@ -111,7 +113,9 @@ class Console:
         return tuple(item["trace_id"] for item in self._get("/api/traces", asked)["traces"])
 
     def logs(self, trace_id: str) -> tuple[LogLine, ...]:
-        """Return the log records of a trace, oldest first."""
+        """Return the log records of a trace, oldest first; none when it has no id."""
+        if not trace_id:
+            return ()
         trace = self._get(f"/api/traces/{trace_id}", {"max_spans": "1"}, none_for=404)
         found = self._get("/api/logs", {"trace_id": trace_id, "oldest_first": "true", "limit": "1000"})["logs"]
         start_ns = int(

@@ -15,9 +15,10 @@ import pytest
 import uvicorn
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from clew.demo.language_model import LanguageModel, Topic
+from clew.demo.language_model import LanguageModel
 from clew.demo.llm import MAX_REQUEST_BYTES, build_app
 from clew.demo.settings import STAND_IN_MODEL, DemoError, DemoSettings
+from clew.demo.topics import Topic
 
 pytestmark = pytest.mark.usefixtures("captured_telemetry")
 
