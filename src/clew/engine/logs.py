@@ -52,7 +52,8 @@ _CALLSITE: Final = {
     "lineno": semconv.CODE_LINE_NUMBER,
     "func_name": semconv.CODE_FUNCTION_NAME,
 }
-_STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# The last is uvicorn's: the message once more, with colours
+_STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _OWN_PACKAGES: Final = ("clew.", "structlog.", "logging")
 
 
