@@ -119,6 +119,16 @@ def test_an_app_that_instruments_itself_is_still_traced_once(otlp_sink: OtlpSink
     assert otlp_sink.wait(lambda s: s.total("http.server.request.duration"), what="duration") == 1
 
 
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_one_call_without_arguments_covers_what_is_made_from_then_on(otlp_sink: OtlpSink, tmp_path: Path, order: str):
+    call = "import clew\nclew.instrument()\nclew.instrument()\n"
+    imports = "import fastapi, httpx\n"
+    (tmp_path / "shop.py").write_text((call + imports if order == "before" else imports + call) + SHOP)
+    with ServerProcess(SERVERS["uvicorn"], cwd=tmp_path, environment=otlp_sink.environment) as server:
+        assert httpx.get(f"{server.url}/orders/1").status_code == 200
+    assert [span.name for span in otlp_sink.spans] == ["GET /orders/{order_id}"]
+
+
 def test_an_app_of_no_framework_is_served_traced(otlp_sink: OtlpSink, tmp_path: Path):
     (tmp_path / "plain.py").write_text(
         """

@@ -184,6 +184,17 @@ def test_routes_added_later_and_routers_within_routers_are_known(captured_teleme
     assert names[1] == ("GET /a/b/l/mounted/{y}/in/{z}" if statuses[1] == 200 else "GET")
 
 
+def test_static_front_ends_have_the_template_of_their_place(captured_telemetry, tmp_path):
+    (tmp_path / "index.html").write_text("hello")
+    app, router = clew.instrument(FastAPI()), APIRouter(prefix="/shop")
+    app.frontend("/", directory=tmp_path)
+    router.frontend("/ui", directory=tmp_path)
+    app.include_router(router)
+    for path in ("/index.html", "/shop/ui/index.html"):
+        assert call(app, scope(path))[0]["status"] == 200
+    assert [span.name for span in captured_telemetry.spans] == ["GET /{path}", "GET /shop/ui/{path}"]
+
+
 def test_a_handler_that_answers_for_an_exception_does_not_hide_it(captured_telemetry):
     app = FastAPI()
 
