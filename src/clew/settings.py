@@ -213,9 +213,7 @@ class Settings(BaseSettings):
     """More keys whose values are secret, beside those that clew knows."""
 
     # HTTP
-    metrics_path: Annotated[str, BeforeValidator(_path_or_none)] = Field(
-        default="/metrics", pattern=r"^(/[^\s?#]*)?$"
-    )
+    metrics_path: Annotated[str, BeforeValidator(_path_or_none)] = Field(default="/metrics", pattern=r"^(/[^\s?#]*)?$")
     """Where an instrumented app answers in Prometheus's format; ``none``, or empty in code, switches it off."""
 
     # For tests
