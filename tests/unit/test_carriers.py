@@ -38,8 +38,14 @@ def lenient(captured_telemetry: CapturedTelemetry) -> None:
     correlation_id=plain,
     other=st.dictionaries(st.text(max_size=20), st.text(max_size=50), max_size=5),
 )
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_injected_is_extracted(
-    trace_id: int, span_id: int, sampled: bool, correlation_id: str, other: dict[str, str]
+    captured_telemetry: CapturedTelemetry,
+    trace_id: int,
+    span_id: int,
+    sampled: bool,
+    correlation_id: str,
+    other: dict[str, str],
 ) -> None:
     flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
     span = NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags))
