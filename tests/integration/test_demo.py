@@ -231,15 +231,31 @@ def test_kill_9_leaves_nothing_running_and_the_folder_usable(start, tmp_path):
     assert again.finish() == 0, again.output
 
 
-def test_a_service_that_dies_ends_the_demo_with_its_name(start, tmp_path):
+def test_a_service_that_dies_ends_the_demo_and_nothing_accepted_is_lost(start, tmp_path):
     demo = start("--data-dir", tmp_path, *ANY_PORTS)
+    gateway_url = address(demo.read_until("gateway at"))
     demo.read_until("Ctrl-C")
+    accepted = [
+        httpx.post(
+            f"{gateway_url}/documents", json={"title": f"Text {number}", "text": "The thread leads on. " * 5_000}
+        )
+        for number in range(12)
+    ]
+    assert {answer.status_code for answer in accepted} == {202}
     os.kill(demo.find("clew.demo.orchestrator"), signal.SIGKILL)
     killed = time.monotonic()
     assert demo.finish() == 1
-    assert "clew demo: orchestrator ended by signal 9: " in demo.output
-    assert str(tmp_path / "logs" / "orchestrator.log") in demo.output
+    log = tmp_path / "logs" / "orchestrator.log"
+    assert f"clew demo: orchestrator was ended by signal 9; its log is {log}" in demo.output
     demo.assert_all_ended(killed, timeout_s=STOP_TIMEOUT_S + 1)
+
+    again = start("--data-dir", tmp_path, *ANY_PORTS, DEMO_REDELIVER_AFTER_S="1")
+    gateway_url = address(again.read_until("gateway at"))
+    left = {answer.json()["id"] for answer in accepted}
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while left and time.monotonic() < deadline:
+        left = {each for each in left if httpx.get(f"{gateway_url}/documents/{each}").json()["status"] != "verified"}
+    assert left == set()
 
 
 @pytest.mark.parametrize(("option", "who"), [("--port", "the gateway"), ("--console-port", "the console")])
@@ -290,3 +306,27 @@ def test_a_real_model_needs_its_name(start, tmp_path):
     demo = start("--data-dir", tmp_path, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
     assert demo.finish() == 2
     assert "OPENAI_BASE_URL is set but DEMO_MODEL is not: name the model to ask" in demo.output
+
+
+def test_what_is_no_document_is_refused_in_one_sentence(start, tmp_path):
+    demo = start("--data-dir", tmp_path, *ANY_PORTS)
+    gateway_url = address(demo.read_until("gateway at"))
+    for body, where, sentence in (
+        (b"", ["body"], "Invalid JSON: EOF while parsing a value at line 1 column 0"),
+        (b"[]", ["body"], "Input should be an object"),
+        (
+            b'{"title": "a", "text": "\\ud800"}',
+            ["body"],
+            "Invalid JSON: unexpected end of hex escape at line 1 column 31",
+        ),
+        (b'{"title": "a", "text": 1}', ["body", "text"], "Input should be a valid string"),
+        (b'{"title": "a", "text": "a\\u0000b"}', ["body", "text"], "Value error, has a NUL character: leave it out"),
+        (b'{"title": "a", "text": "b", "tags": []}', ["body", "tags"], "Extra inputs are not permitted"),
+    ):
+        answer = httpx.post(f"{gateway_url}/documents", content=body)
+        problem = answer.json()["detail"][0]
+        assert (answer.status_code, problem["loc"], problem["msg"]) == (422, where, sentence)
+    text = "Ein Knäuel Fäden. 一本の糸が迷宮を通る。 🧵"
+    accepted = httpx.post(f"{gateway_url}/documents", json={"title": "Ünï", "text": text})
+    assert accepted.status_code == 202
+    assert httpx.get(gateway_url + accepted.json()["url"]).json()["title"] == "Ünï"

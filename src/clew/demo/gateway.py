@@ -15,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from faststream.redis import RedisBroker
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 from redis.exceptions import RedisError
 
 import clew
@@ -42,13 +42,20 @@ Id = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="An id that the 
 _Filled = StringConstraints(strip_whitespace=True, min_length=1)
 
 
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        # Not every database can keep it
+        raise ValueError("has a NUL character: leave it out")
+    return value
+
+
 class NewDocument(BaseModel):
     """A document to be read. Neither title nor text may be empty."""
 
     model_config = ConfigDict(extra="forbid")
 
-    title: Annotated[str, _Filled, StringConstraints(max_length=300)]
-    text: Annotated[str, _Filled]
+    title: Annotated[str, _Filled, StringConstraints(max_length=300), AfterValidator(_without_nul)]
+    text: Annotated[str, _Filled, AfterValidator(_without_nul)]
 
 
 class Accepted(BaseModel):
@@ -115,7 +122,10 @@ class Gateway:
         except ValidationError as error:
             documents_refused.add(1, reason="invalid")
             # Without the input: an error must not send a document back
-            raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
+            problems = error.errors(include_input=False, include_url=False, include_context=False)
+            raise RequestValidationError(
+                [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
+            ) from error
         document_id = uuid.uuid4().hex
         await self.library.accept(document_id, title=new.title, text=new.text, trace_id=clew.trace_id())
         try:

@@ -55,8 +55,11 @@ class ManagedProcess:
     def died(self) -> DemoError:
         """Return an error that says how it ended, with the last thing it said."""
         status = self.process.poll()
-        how = f"by signal {-status}" if status is not None and status < 0 else f"with exit status {status}"
-        return DemoError(f"{self.name} ended {how}: {_last_line(self.log_path)} (its log is {self.log_path})")
+        if status is not None and status < 0:
+            return DemoError(f"{self.name} was ended by signal {-status}; its log is {self.log_path}")
+        return DemoError(
+            f"{self.name} ended with exit status {status}: {_last_words(self.log_path)} (its log is {self.log_path})"
+        )
 
 
 class ProcessGroup:
@@ -220,14 +223,16 @@ def _send(member: ManagedProcess, number: signal.Signals) -> None:
         return
 
 
-def _last_line(path: Path) -> str:
+def _last_words(path: Path) -> str:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     except OSError:
         return "it left no log"
-    return lines[-1][:500] if lines else "it said nothing"
+    # Not the log events, which are JSON: what it said for a person to read
+    said = [line for line in lines if line and not line.startswith("{")]
+    return said[-1][:500] if said else "it said nothing"
 
 
 def _lock(path: Path, should_stop: Callable[[], bool]) -> IO[str]:
