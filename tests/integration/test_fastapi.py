@@ -18,6 +18,8 @@ from tests.otlp_sink import OtlpSink, SinkSpan
 
 HERE = Path(__file__).parent
 _numbers = itertools.count()
+# A connection for each request, and what TLS needs only once
+CLIENT = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,7 @@ def request(server: ServerProcess, row: Row) -> str:
     """Send a row's request and return the correlation id by which it is found again."""
     cid = f"row-{next(_numbers)}"
     headers = {**dict(row.headers), "x-correlation-id": cid}
-    response = httpx.request(
+    response = CLIENT.request(
         row.method, f"{server.url}{row.path}", headers=headers, content=row.body or None, timeout=30
     )
     assert response.status_code == row.status
