@@ -169,6 +169,10 @@ def test_telemetry_as_a_whole_can_be_off(otlp_sink, spool_dir):
 def test_forked_children_count_from_zero_and_sums_are_exact(otlp_sink, spool_dir):
     code = """
         import os, clew
+        from opentelemetry import metrics
+        clew.configure()
+        library = metrics.get_meter("a.library").create_counter("library.calls")
+        library.add(5)
         orders = clew.counter("orders.placed")
         bound = orders.bind(channel="web")
         orders.add(5, channel="web")
@@ -177,6 +181,7 @@ def test_forked_children_count_from_zero_and_sums_are_exact(otlp_sink, spool_dir
         for _ in range(3):
             if os.fork() == 0:
                 bound.add(1)
+                library.add(1)
                 with clew.span("child"): pass
                 clew.shutdown()
                 os._exit(0)
@@ -187,6 +192,7 @@ def test_forked_children_count_from_zero_and_sums_are_exact(otlp_sink, spool_dir
     done = run(code, **otlp_sink.environment)
     assert done.returncode == 0, done.stderr
     assert otlp_sink.total("orders.placed") == 9
+    assert otlp_sink.total("library.calls") == 8
     assert len(otlp_sink.named("child")) == 3
     assert len(otlp_sink.named("parent")) == 1
     assert len({span.resource["service.instance.id"] for span in otlp_sink.spans}) == 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -127,6 +128,7 @@ class Pipeline:
         self._metric_sources = tuple(metric_sources)
         self._given_transport = transport
         self._reader = _PulledMetricReader()
+        self._collecting = threading.RLock()
         self._worker = ExportWorker(
             settings,
             Encoder(self.resource, self.redactor),
@@ -149,9 +151,7 @@ class Pipeline:
         if settings.enabled("metrics"):
             # Metrics go out on a timer, even where no span or log record wakes the worker
             self._worker.start()
-        if hasattr(os, "register_at_fork"):
-            after_fork = weakref.WeakMethod(self._after_fork)
-            os.register_at_fork(after_in_child=lambda: (method := after_fork()) and method())
+        _register_at_fork(self)
 
     def make_global(self) -> list[str]:
         """Become the process's providers for the signals that are on.
@@ -186,10 +186,12 @@ class Pipeline:
         """Return the metric points of now: the engine's own, and those of the instruments that libraries made."""
         now_ns = clock.now_ns()
         own = [scope for source in self._metric_sources if (scope := source(now_ns)) is not None]
-        return own + self._reader.scopes()
+        with self._collecting:
+            return own + self._reader.scopes()
 
     def redirect(self, transport: Transport) -> Transport:
         """Send to another transport from now on, and return the one before; the account starts at zero."""
+        self._forget_metrics_of_libraries()
         return self._worker.redirect(transport)
 
     def accounts(self) -> dict[Signal, Account]:
@@ -209,13 +211,45 @@ class Pipeline:
                 logger.warning("%s lost since the start: %s of %d emitted", signal, reasons, account.emitted)
         return finished
 
-    def _after_fork(self) -> None:
+    def _forget_metrics_of_libraries(self) -> None:
+        """Let the instruments that libraries made begin at zero: the SDK keeps their values by reader."""
+        with self._collecting:
+            self.meter_provider.remove_metric_reader(self._reader)
+            self._reader = _PulledMetricReader()
+            self.meter_provider.add_metric_reader(self._reader)
+
+    def _before_fork(self) -> None:
+        # A child that is forked in the middle of a collection would inherit the SDK's locks as they were, for ever
+        self._collecting.acquire()
+
+    def _after_fork_in_parent(self) -> None:
+        self._collecting.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._collecting = threading.RLock()
+        self._forget_metrics_of_libraries()
         self.resource = build_resource(self.settings)
         self._worker.reset_after_fork(
             Encoder(self.resource, self.redactor), self._given_transport or HttpTransport(self.settings)
         )
         if self.settings.enabled("metrics"):
             self._worker.start()
+
+
+def _register_at_fork(pipeline: Pipeline) -> None:
+    """Have a pipeline told of forks, without keeping it alive."""
+    known = weakref.ref(pipeline)
+
+    def tell(method: Callable[[Pipeline], None]) -> None:
+        if (living := known()) is not None:
+            method(living)
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=lambda: tell(Pipeline._before_fork),
+            after_in_parent=lambda: tell(Pipeline._after_fork_in_parent),
+            after_in_child=lambda: tell(Pipeline._after_fork_in_child),
+        )
 
 
 def spool_of(settings: Settings) -> Spool | None:
