@@ -1,0 +1,142 @@
+"""The catalogue and what really leaves the processes say the same: every emitted name is declared, every declared name emitted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+
+from clew.catalog.metrics import METRICS
+from clew.catalog.operations import OPERATIONS
+from tests.otlp_sink import OtlpSink
+
+# What the demo has no reason to do
+THE_REST = """
+    import datetime as dt, time
+    import clew
+    from apscheduler.schedulers.background import BackgroundScheduler
+    from starlette.applications import Starlette
+    from starlette.background import BackgroundTask
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.testclient import TestClient
+
+    async def echo(websocket):
+        await websocket.accept()
+        await websocket.send_text(await websocket.receive_text())
+        await websocket.close()
+
+    def late(request):
+        return PlainTextResponse("done", background=BackgroundTask(time.sleep, 0.01))
+
+    app = clew.instrument(Starlette(routes=[WebSocketRoute("/echo", echo), Route("/late", late)]))
+    with TestClient(app) as client:
+        client.get("/late")
+        with client.websocket_connect("/echo") as socket:
+            socket.send_text("hello")
+            socket.receive_text()
+
+    scheduler = BackgroundScheduler(timezone="UTC")
+    clew.instrument(scheduler)
+    long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+    scheduler.add_job(print, "date", run_date=long_ago, id="too_late", misfire_grace_time=1)
+    scheduler.start()
+    deadline = time.monotonic() + 20
+    while not clew.summary("clew.job.misfires") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    scheduler.shutdown()
+
+    @clew.job("fails")
+    def fails():
+        raise ValueError("as it must")
+
+    for doing in (clew.job("failing"), clew.agent_task("failing"), clew.handoff(to="nobody"), clew.llm_call("none", "none")):
+        try:
+            with doing:
+                raise ValueError("as it must")
+        except ValueError:
+            pass
+"""
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtlpSink]:
+    """What the demo emits, and a script that does what the demo does not."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    with OtlpSink() as sink, OtlpSink() as broken:
+        environment = {**os.environ, "CLEW_SPOOL_DIR": str(folder / "spool")}
+        demo = [sys.executable, "-m", "clew.demo", "--once", "--documents", "2", "--port", "0"]
+        done = subprocess.run(
+            [*demo, "--data-dir", str(folder / "demo"), "--endpoint", sink.url],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        broken.answer = 400
+        rest = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(THE_REST)],
+            env={**environment, **sink.environment, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{broken.url}/v1/traces"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert rest.returncode == 0, rest.stderr
+        yield sink
+
+
+def declared_metrics() -> set[str]:
+    of_operations = {
+        metric.name for kind in OPERATIONS for metric in (kind.duration, kind.active) if metric is not None
+    }
+    return of_operations | {metric.name for metric in METRICS}
+
+
+def test_every_metric_that_clew_emits_is_declared(everything: OtlpSink) -> None:
+    emitted = {
+        point.name for point in everything.metrics if point.scope == "clew" and not point.name.startswith("demo.")
+    }
+    assert emitted - declared_metrics() == set()
+
+
+@pytest.mark.parametrize("name", sorted(declared_metrics()))
+def test_every_declared_metric_is_emitted(everything: OtlpSink, name: str) -> None:
+    assert [point for point in everything.metrics if point.name == name]
+
+
+def test_units_labels_and_types_are_as_declared(everything: OtlpSink) -> None:
+    declared = {
+        metric.name: metric for kind in OPERATIONS for metric in (kind.duration, kind.active) if metric is not None
+    }
+    declared |= {metric.name: metric for metric in METRICS}
+    for point in everything.metrics:
+        if (metric := declared.get(point.name)) is not None and point.scope == "clew":
+            assert point.unit == metric.unit, point.name
+            assert set(point.attributes) <= set(metric.labels), point.name
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OPERATIONS if kind.name != "span"], ids=lambda kind: kind.name)
+def test_every_log_event_of_an_operation_is_declared(everything: OtlpSink, kind) -> None:
+    declared = {event for event in (kind.events.start, kind.events.end, kind.events.error) if event is not None}
+    emitted = {str(record.body) for record in everything.logs if record.logger == f"clew.{kind.name}"}
+    assert emitted <= declared
+
+
+def test_every_declared_log_event_is_emitted(everything: OtlpSink) -> None:
+    # Sends are logged at the debug level, which is not shown by default
+    declared = {
+        event
+        for kind in OPERATIONS
+        if kind.events.level != "debug"
+        for event in (kind.events.start, kind.events.end, kind.events.error)
+        if event is not None
+    }
+    emitted = {str(record.body) for record in everything.logs}
+    assert declared - emitted == set()
