@@ -17,68 +17,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self, TypeVar
 
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric, NumberDataPoint
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from clew.testing import CapturedLog, CapturedSpan, read_attributes, read_logs, read_spans
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SinkLink:
-    """A link of a span to another."""
-
-    trace_id: str
-    span_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SinkEvent:
-    """An event of a span."""
-
-    name: str
-    attributes: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SinkSpan:
-    """A span as it arrived. ``parent_id`` is ``""`` for a root; ``kind`` and ``status`` are lower-case words."""
-
-    name: str
-    trace_id: str
-    span_id: str
-    parent_id: str
-    kind: str
-    status: str
-    status_message: str
-    start_ns: int
-    end_ns: int
-    scope: str
-    attributes: dict[str, Any] = field(default_factory=dict)
-    events: tuple[SinkEvent, ...] = ()
-    links: tuple[SinkLink, ...] = ()
-    resource: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def duration_s(self) -> float:
-        return (self.end_ns - self.start_ns) / 1e9
-
-
-@dataclass(frozen=True, kw_only=True)
-class SinkLog:
-    """A log record as it arrived."""
-
-    body: Any
-    severity: str
-    logger: str
-    trace_id: str
-    span_id: str
-    time_ns: int
-    attributes: dict[str, Any] = field(default_factory=dict)
-    resource: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,35 +103,14 @@ class OtlpSink:
         }
 
     @property
-    def spans(self) -> list[SinkSpan]:
+    def spans(self) -> list[CapturedSpan]:
         """Return every span that has arrived, in the order of arrival."""
-        return [
-            _span(span, scope.scope.name, _attributes(resource.resource.attributes))
-            for body in self._of("traces")
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
+        return [span for body in self._of("traces") for span in read_spans(body)]
 
     @property
-    def logs(self) -> list[SinkLog]:
+    def logs(self) -> list[CapturedLog]:
         """Return every log record that has arrived, by time."""
-        records = [
-            SinkLog(
-                body=_value(record.body),
-                severity=record.severity_text,
-                logger=scope.scope.name,
-                trace_id=record.trace_id.hex(),
-                span_id=record.span_id.hex(),
-                time_ns=record.time_unix_nano,
-                attributes=_attributes(record.attributes),
-                resource=_attributes(resource.resource.attributes),
-            )
-            for body in self._of("logs")
-            for resource in ExportLogsServiceRequest.FromString(body).resource_logs
-            for scope in resource.scope_logs
-            for record in scope.log_records
-        ]
+        records = [record for body in self._of("logs") for record in read_logs(body)]
         return sorted(records, key=lambda record: record.time_ns)
 
     @property
@@ -196,7 +119,7 @@ class OtlpSink:
         latest: dict[Any, SinkPoint] = {}
         for body in self._of("metrics"):
             for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                attributes = _attributes(resource.resource.attributes)
+                attributes = read_attributes(resource.resource.attributes)
                 for scope in resource.scope_metrics:
                     for metric in scope.metrics:
                         for point in _points(metric, scope.scope.name, attributes):
@@ -222,7 +145,7 @@ class OtlpSink:
             if point.name == name and wanted.items() <= point.attributes.items()
         )
 
-    def named(self, name: str) -> list[SinkSpan]:
+    def named(self, name: str) -> list[CapturedSpan]:
         """Return the spans of a name."""
         return [span for span in self.spans if span.name == name]
 
@@ -259,11 +182,11 @@ class OtlpSink:
             lambda sink: found if len(found := until(sink)) >= count else None, what=what, timeout_s=timeout_s
         )
 
-    def wait_for_span(self, name: str, *, timeout_s: float = 20.0) -> SinkSpan:
+    def wait_for_span(self, name: str, *, timeout_s: float = 20.0) -> CapturedSpan:
         """Return the first span of a name, as soon as it has arrived."""
         return self.wait(lambda sink: sink.named(name), what=f"span named {name!r}", timeout_s=timeout_s)[0]
 
-    def wait_for_log(self, body: str, *, timeout_s: float = 20.0) -> SinkLog:
+    def wait_for_log(self, body: str, *, timeout_s: float = 20.0) -> CapturedLog:
         """Return the first log record with a body, as soon as it has arrived."""
         return self.wait(
             lambda sink: [log for log in sink.logs if log.body == body], what=f"log {body!r}", timeout_s=timeout_s
@@ -280,25 +203,6 @@ class OtlpSink:
     def _of(self, signal: str) -> list[bytes]:
         with self._lock:
             return list(self._bodies[signal])
-
-
-def _span(span: Span, scope: str, resource: dict[str, Any]) -> SinkSpan:
-    return SinkSpan(
-        name=span.name,
-        trace_id=span.trace_id.hex(),
-        span_id=span.span_id.hex(),
-        parent_id=span.parent_span_id.hex(),
-        kind=Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower(),
-        status=Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_").lower(),
-        status_message=span.status.message,
-        start_ns=span.start_time_unix_nano,
-        end_ns=span.end_time_unix_nano,
-        scope=scope,
-        attributes=_attributes(span.attributes),
-        events=tuple(SinkEvent(name=event.name, attributes=_attributes(event.attributes)) for event in span.events),
-        links=tuple(SinkLink(trace_id=link.trace_id.hex(), span_id=link.span_id.hex()) for link in span.links),
-        resource=resource,
-    )
 
 
 def _points(metric: Metric, scope: str, resource: dict[str, Any]) -> list[SinkPoint]:
@@ -319,21 +223,8 @@ def _points(metric: Metric, scope: str, resource: dict[str, Any]) -> list[SinkPo
                 value=value,
                 count=count,
                 time_ns=point.time_unix_nano,
-                attributes=_attributes(point.attributes),
+                attributes=read_attributes(point.attributes),
                 resource=resource,
             )
         )
     return found
-
-
-def _attributes(attributes: Iterable[KeyValue]) -> dict[str, Any]:
-    return {attribute.key: _value(attribute.value) for attribute in attributes}
-
-
-def _value(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
-    return getattr(value, kind) if kind else None

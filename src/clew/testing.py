@@ -54,6 +54,7 @@ class CapturedSpan:
         kind: ``internal``, ``server``, ``client``, ``producer`` or ``consumer``.
         status: ``unset``, ``ok`` or ``error``.
         scope: the instrumentation that made it.
+        resource: what produced it: the service, its instance, its process.
     """
 
     name: str
@@ -69,6 +70,7 @@ class CapturedSpan:
     attributes: dict[str, Any] = field(default_factory=dict)
     events: tuple[CapturedEvent, ...] = ()
     links: tuple[CapturedLink, ...] = ()
+    resource: dict[str, Any] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -87,6 +89,7 @@ class CapturedLog:
     span_id: str
     time_ns: int
     attributes: dict[str, Any] = field(default_factory=dict)
+    resource: dict[str, Any] = field(default_factory=dict)
 
 
 class MemoryTransport:
@@ -129,33 +132,13 @@ class CapturedTelemetry:
     def spans(self) -> list[CapturedSpan]:
         """The finished spans, in the order in which they ended."""
         runtime.flush()
-        return [
-            _span(span, scope.scope.name)
-            for body in self._transport.bodies("traces")
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
+        return [span for body in self._transport.bodies("traces") for span in read_spans(body)]
 
     @property
     def logs(self) -> list[CapturedLog]:
         """The log records, in the order in which they were written."""
         runtime.flush()
-        records = [
-            CapturedLog(
-                body=_value(record.body),
-                severity=record.severity_text,
-                logger=scope.scope.name,
-                trace_id=record.trace_id.hex(),
-                span_id=record.span_id.hex(),
-                time_ns=record.time_unix_nano,
-                attributes=_attributes(record.attributes),
-            )
-            for body in self._transport.bodies("logs")
-            for resource in ExportLogsServiceRequest.FromString(body).resource_logs
-            for scope in resource.scope_logs
-            for record in scope.log_records
-        ]
+        records = [record for body in self._transport.bodies("logs") for record in read_logs(body)]
         return sorted(records, key=lambda record: record.time_ns)
 
     @property
@@ -202,7 +185,49 @@ def captured_telemetry() -> Iterator[CapturedTelemetry]:
         yield CapturedTelemetry(transport)
 
 
-def _span(span: SpanMessage, scope: str) -> CapturedSpan:
+def read_spans(body: bytes) -> list[CapturedSpan]:
+    """Return the spans of an OTLP request.
+
+    Args:
+        body: an encoded ``ExportTraceServiceRequest``.
+    """
+    return [
+        _span(span, scope.scope.name, read_attributes(resource.resource.attributes))
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def read_logs(body: bytes) -> list[CapturedLog]:
+    """Return the log records of an OTLP request.
+
+    Args:
+        body: an encoded ``ExportLogsServiceRequest``.
+    """
+    return [
+        CapturedLog(
+            body=_value(record.body),
+            severity=record.severity_text,
+            logger=scope.scope.name,
+            trace_id=record.trace_id.hex(),
+            span_id=record.span_id.hex(),
+            time_ns=record.time_unix_nano,
+            attributes=read_attributes(record.attributes),
+            resource=read_attributes(resource.resource.attributes),
+        )
+        for resource in ExportLogsServiceRequest.FromString(body).resource_logs
+        for scope in resource.scope_logs
+        for record in scope.log_records
+    ]
+
+
+def read_attributes(attributes: Any) -> dict[str, Any]:
+    """Return OTLP's key-value pairs as a dictionary."""
+    return {attribute.key: _value(attribute.value) for attribute in attributes}
+
+
+def _span(span: SpanMessage, scope: str, resource: dict[str, Any]) -> CapturedSpan:
     return CapturedSpan(
         name=span.name,
         trace_id=span.trace_id.hex(),
@@ -214,14 +239,13 @@ def _span(span: SpanMessage, scope: str) -> CapturedSpan:
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
         scope=scope,
-        attributes=_attributes(span.attributes),
-        events=tuple(CapturedEvent(name=event.name, attributes=_attributes(event.attributes)) for event in span.events),
+        attributes=read_attributes(span.attributes),
+        events=tuple(
+            CapturedEvent(name=event.name, attributes=read_attributes(event.attributes)) for event in span.events
+        ),
         links=tuple(CapturedLink(trace_id=link.trace_id.hex(), span_id=link.span_id.hex()) for link in span.links),
+        resource=resource,
     )
-
-
-def _attributes(attributes: Any) -> dict[str, Any]:
-    return {attribute.key: _value(attribute.value) for attribute in attributes}
 
 
 def _value(value: AnyValue) -> Any:
@@ -229,5 +253,5 @@ def _value(value: AnyValue) -> Any:
     if kind == "array_value":
         return [_value(item) for item in value.array_value.values]
     if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
+        return read_attributes(value.kvlist_value.values)
     return getattr(value, kind) if kind else None

@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
+from clew.instrumentation.asgi.request import LATE_WORK_S
+from clew.testing import CapturedSpan
 from tests.integration.library_versions import folder_with
 from tests.integration.server_process import ServerProcess, uvicorn
-from tests.otlp_sink import OtlpSink, SinkSpan
+from tests.otlp_sink import OtlpSink
 
 HERE = Path(__file__).parent
 _numbers = itertools.count()
@@ -157,7 +159,7 @@ def request(server: ServerProcess, row: Row) -> str:
     return cid
 
 
-def server_spans(sink: OtlpSink, cid: str) -> list[SinkSpan]:
+def server_spans(sink: OtlpSink, cid: str) -> list[CapturedSpan]:
     return [span for span in sink.spans if span.attributes.get("clew.correlation.id") == cid and span.kind == "server"]
 
 
@@ -283,7 +285,7 @@ def test_background_tasks_are_no_part_of_the_request(server: ServerProcess, sink
     served = sink.wait(lambda s: server_spans(s, cid), what="server span")[0]
     assert served.duration_s < 0.25
 
-    def late(s: OtlpSink) -> list[SinkSpan]:
+    def late(s: OtlpSink) -> list[CapturedSpan]:
         return [span for span in s.named("background /background") if span.trace_id == served.trace_id]
 
     task = sink.wait(late, what="background span")[0]
@@ -304,10 +306,9 @@ def test_background_tasks_are_no_part_of_the_request(server: ServerProcess, sink
     )
     assert {line.attributes["correlation_id"] for line in lines} == {cid}
     assert len(late(sink)) == 1
-    slowest = sink.wait(
-        lambda s: [p for p in s.metrics if p.name == "clew.http.background.duration"], what="background duration"
+    assert sink.wait(
+        lambda s: s.total("clew.http.background.duration", http__route="/background") == 1, what="background duration"
     )
-    assert slowest[0].attributes["http.route"] == "/background"
 
 
 def test_a_background_task_that_fails_is_its_own_failure(server: ServerProcess, sink: OtlpSink):
@@ -336,7 +337,8 @@ def test_what_takes_long_after_the_response_gets_a_span_too(server: ServerProces
 def test_quick_requests_leave_no_background_span(server: ServerProcess, sink: OtlpSink):
     cid = request(server, matched("GET", "/items/1", "/items/{item_id}"))
     sink.wait(lambda s: server_spans(s, cid), what="server span")
-    assert not sink.named("background /items/{item_id}")
+    # On a machine that is busy with other things even a return may take long, and then the span is right
+    assert not [span for span in sink.named("background /items/{item_id}") if span.duration_s < LATE_WORK_S]
 
 
 def test_metrics_are_answered_in_both_formats_and_leave_no_trace(server: ServerProcess, sink: OtlpSink):

@@ -14,8 +14,9 @@ import pytest
 import websockets
 from websockets.asyncio.client import connect
 
+from clew.testing import CapturedSpan
 from tests.integration.server_process import ServerProcess, uvicorn
-from tests.otlp_sink import OtlpSink, SinkSpan
+from tests.otlp_sink import OtlpSink
 
 HERE = Path(__file__).parent
 
@@ -34,8 +35,8 @@ def server(sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield server
 
 
-def served(sink: OtlpSink, cid: str) -> SinkSpan:
-    def found(s: OtlpSink) -> list[SinkSpan]:
+def served(sink: OtlpSink, cid: str) -> CapturedSpan:
+    def found(s: OtlpSink) -> list[CapturedSpan]:
         return [span for span in s.spans if span.attributes.get("clew.correlation.id") == cid and span.kind == "server"]
 
     spans = sink.wait(found, what=f"server span of {cid}")

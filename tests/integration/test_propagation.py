@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from clew.testing import CapturedSpan
 from tests.integration.hops import HOPS
-from tests.otlp_sink import OtlpSink, SinkSpan
+from tests.otlp_sink import OtlpSink
 
 ROOT = Path(__file__).parents[2]
 TO_TOPICIZER = "execute_tool transfer_to_topicizer"
@@ -67,13 +68,13 @@ EDGES = [
 @pytest.fixture(scope="module")
 def taken(
     tmp_path_factory: pytest.TempPathFactory, valkey_server: str, request: pytest.FixtureRequest
-) -> dict[str, list[SinkSpan]]:
+) -> dict[str, list[CapturedSpan]]:
     """The spans of the hops that were taken so far, by hop."""
     return {}
 
 
 @pytest.fixture
-def spans(request: pytest.FixtureRequest, taken: dict[str, list[SinkSpan]], tmp_path: Path) -> list[SinkSpan]:
+def spans(request: pytest.FixtureRequest, taken: dict[str, list[CapturedSpan]], tmp_path: Path) -> list[CapturedSpan]:
     """Take an edge's hop, once for all of its edges, and return every span of it."""
     hop = request.getfixturevalue("edge").hop
     if hop not in taken:
@@ -87,7 +88,7 @@ def spans(request: pytest.FixtureRequest, taken: dict[str, list[SinkSpan]], tmp_
 
 
 @pytest.mark.parametrize("edge", EDGES, ids=[f"{edge.hop}: {edge.source} > {edge.target}" for edge in EDGES])
-def test_edge(edge: Edge, spans: list[SinkSpan]) -> None:
+def test_edge(edge: Edge, spans: list[CapturedSpan]) -> None:
     sources = [span for span in spans if span.name == edge.source]
     targets = [span for span in spans if span.name == edge.target]
     seen = sorted({span.name for span in spans})
@@ -108,7 +109,7 @@ def test_every_hop_has_an_edge() -> None:
     assert {edge.hop for edge in EDGES} == set(HOPS)
 
 
-def test_hops_to_other_processes_went_there(taken: dict[str, list[SinkSpan]]) -> None:
+def test_hops_to_other_processes_went_there(taken: dict[str, list[CapturedSpan]]) -> None:
     for hop in ("http", "process_pool_spawn", "faststream_message", "redis_list", "handoff_to_another_process"):
         if hop in taken:
             processes = {span.resource["service.instance.id"] for span in taken[hop]}

@@ -53,7 +53,12 @@ _CALLSITE: Final = {
     "func_name": semconv.CODE_FUNCTION_NAME,
 }
 # The last is uvicorn's: the message once more, with colours
-_STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 _OWN_PACKAGES: Final = ("clew.", "structlog.", "logging")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
@@ -21,7 +19,9 @@ from clew.diagnostics import is_strict, report
 from clew.engine import logs, runtime
 from clew.engine.coercion import attribute_value, clean
 from clew.engine.context import Carried, correlation_id, extract, inject, new_correlation_id, with_correlation_id
-from clew.engine.metrics import Histogram, UpDownCounter, registry
+from clew.engine.decoration import decorate
+from clew.engine.instruments import Histogram, UpDownCounter
+from clew.engine.metrics import registry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -265,9 +265,9 @@ class Operation:
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Make every call of ``function`` an operation of its own: sync, async, a generator or an async generator."""
-        return _decorate(self, function)
+        return decorate(self, function)
 
-    def _again(self) -> Operation:
+    def again(self) -> Operation:
         """Return a fresh operation like this one, for one call of a decorated function."""
         return type(self)(
             self.kind, self._given, name=self._name, parent=self._parent, links=self._links, root=self._root
@@ -390,99 +390,3 @@ def _links(targets: Iterable[Linkable], parent: SpanContext = trace.INVALID_SPAN
             is_parent = (span_context.trace_id, span_context.span_id) == (parent.trace_id, parent.span_id)
             links.append(Link(span_context, {semconv.OPENTRACING_REF_TYPE: "child_of"} if is_parent else None))
     return links
-
-
-def _decorate(recipe: Operation, function: Callable[P, R]) -> Callable[P, R]:
-    if inspect.isasyncgenfunction(function):
-        return cast("Callable[P, R]", _async_generator(recipe, cast("Any", function)))
-    if inspect.isgeneratorfunction(function):
-        return cast("Callable[P, R]", _generator(recipe, cast("Any", function)))
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
-            with recipe._again():
-                return await function(*args, **kwargs)
-
-        return cast("Callable[P, R]", coroutine)
-
-    @functools.wraps(function)
-    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
-        with recipe._again():
-            return function(*args, **kwargs)
-
-    return plain
-
-
-def _generator(recipe: Operation, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        operation = recipe._again()
-        operation.begin()
-        inner = function(*args, **kwargs)
-        resume: Callable[[], Any] = functools.partial(next, inner)
-        error: BaseException | None = None
-        try:
-            while True:
-                # Attached only while the function runs: a caller between two steps has its own context
-                token = operation.attach()
-                try:
-                    item = resume()
-                except StopIteration as stop:
-                    return stop.value
-                finally:
-                    if token is not None:
-                        otel_context.detach(token)
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    inner.close()
-                    raise
-                except BaseException as thrown:
-                    resume = functools.partial(inner.throw, thrown)
-                else:
-                    resume = functools.partial(inner.send, sent)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            operation.finish(error)
-
-    return wrapped
-
-
-def _async_generator(recipe: Operation, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        operation = recipe._again()
-        operation.begin()
-        inner = function(*args, **kwargs)
-        resume: Callable[[], Any] = inner.__anext__
-        error: BaseException | None = None
-        try:
-            while True:
-                # Never attached across a yield: the consumer may be another task, and detaching there fails
-                token = operation.attach()
-                try:
-                    item = await resume()
-                except StopAsyncIteration:
-                    return
-                finally:
-                    if token is not None:
-                        otel_context.detach(token)
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    await inner.aclose()
-                    raise
-                except BaseException as thrown:
-                    resume = functools.partial(inner.athrow, thrown)
-                else:
-                    resume = functools.partial(inner.asend, sent)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            operation.finish(error)
-
-    return wrapped

@@ -15,7 +15,8 @@ from clew.catalog import semconv
 from clew.catalog.metrics import HTTP_REQUEST_SIZE, HTTP_RESPONSE_SIZE
 from clew.catalog.operations import BACKGROUND_TASK, HTTP_SERVER
 from clew.diagnostics import report
-from clew.engine.metrics import Histogram, registry
+from clew.engine.instruments import Histogram
+from clew.engine.metrics import registry
 from clew.engine.operation import Operation
 from clew.instrumentation.asgi.incoming import (
     OTHER_METHOD,
@@ -30,7 +31,7 @@ from clew.instrumentation.asgi.routes import Trail, find_template
 CLIENT_DISCONNECT: Final = "client_disconnect"
 """The ``error.type`` of a request whose client went away before the response ended."""
 
-LATE_WORK_S: Final = 0.05
+LATE_WORK_S: Final = 0.1
 """Work after a response that is no background task of Starlette's gets a span when it takes at least this long, in seconds."""
 
 _request_size: Final[Histogram] = registry.declared(HTTP_REQUEST_SIZE)

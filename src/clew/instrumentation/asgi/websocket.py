@@ -10,7 +10,8 @@ from clew.catalog import semconv
 from clew.catalog.metrics import WEBSOCKET_MESSAGES
 from clew.catalog.operations import WEBSOCKET
 from clew.diagnostics import report
-from clew.engine.metrics import BoundCounter, Counter, registry
+from clew.engine.instruments import BoundCounter, Counter
+from clew.engine.metrics import registry
 from clew.engine.operation import Operation
 from clew.instrumentation.asgi.incoming import Border, incoming_thread, read_headers, request_attributes
 from clew.instrumentation.asgi.protocol import FASTAPI_TELEMETRY_KEY, TRAIL_KEY, App, Message, Receive, Scope, Send
