@@ -67,6 +67,9 @@ class ServerProcess:
                     raise AssertionError(f"{' '.join(self._command)} did not come up; it said:\n{said}") from None
                 time.sleep(0.05)
             else:
+                # Another process may have been quicker to take the port, and would answer in its place
+                if self.process.poll() is not None:
+                    raise AssertionError(f"{' '.join(self._command)} ended at once; it said:\n{self.said}")
                 return self
 
     def __exit__(

@@ -120,9 +120,8 @@ def test_one_statement_has_one_span_however_it_is_instrumented(
     assert names(captured_telemetry) == ["SELECT users"] * 3 + ["request"]
 
 
-@pytest.mark.skipif("CLEW_OTHER_SQLALCHEMY" in os.environ, reason="this is the other version")
-def test_the_other_version_of_sqlalchemy() -> None:
-    """Run this file again with the other of 2.0 and 2.1, kept in a cache outside the repository."""
+def other_sqlalchemy() -> Path:
+    """Return a folder with the other of SQLAlchemy 2.0 and 2.1, kept in a cache outside the repository."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clew" / "venvs"
     folder = cache / f"sqlalchemy-{OTHER_VERSION}"
     if not folder.exists():
@@ -140,6 +139,13 @@ def test_the_other_version_of_sqlalchemy() -> None:
                 pytest.skip(message)
             # At once, so that a run that is broken off leaves no half of it behind
             target.rename(folder)
+    return folder
+
+
+@pytest.mark.skipif("CLEW_OTHER_SQLALCHEMY" in os.environ, reason="this is the other version")
+def test_the_other_version_of_sqlalchemy() -> None:
+    """Run this file again with the other of 2.0 and 2.1."""
+    folder = other_sqlalchemy()
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__).relative_to(ROOT))],
         cwd=ROOT,
