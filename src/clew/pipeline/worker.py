@@ -106,6 +106,8 @@ class ExportWorker:
         """Send to another transport from now on, and return the one before; the account starts at zero."""
         with self._exporting:
             previous, self._transport = self._transport, transport
+            for queue in self._queues.values():
+                queue.clear()
             self.ledger = Ledger()
             self._breakers.clear()
         return previous
@@ -177,6 +179,8 @@ class ExportWorker:
         if flushed:
             try:
                 self._export_everything()
+                # What the export itself had to say, such as that the endpoint is away
+                self._export_queue("logs")
             finally:
                 self._exporting.release()
         canceller.cancel()
