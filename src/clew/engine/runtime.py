@@ -231,7 +231,7 @@ def capture(transport: Transport) -> Iterator[None]:
     finally:
         with _lock:
             pipeline.flush(5.0)
-            pipeline.redirect(previous)
+            pipeline.redirect(*previous)
             diagnostics.set_strict(strict=was_strict)
             state.capturing = False
 

@@ -189,10 +189,10 @@ class Pipeline:
         with self._collecting:
             return own + self._reader.scopes()
 
-    def redirect(self, transport: Transport) -> Transport:
-        """Send to another transport from now on, and return the one before; the account starts at zero."""
+    def redirect(self, transport: Transport, spool: Spool | None = None) -> tuple[Transport, Spool | None]:
+        """Send to another transport from now on, and return what was used before; the account starts at zero."""
         self._forget_metrics_of_libraries()
-        return self._worker.redirect(transport)
+        return self._worker.redirect(transport, spool)
 
     def accounts(self) -> dict[Signal, Account]:
         """Return what became of everything emitted so far, by signal."""

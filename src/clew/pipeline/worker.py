@@ -102,10 +102,11 @@ class ExportWorker:
             self._spool.reset_after_fork()
         self._start_anew()
 
-    def redirect(self, transport: Transport) -> Transport:
-        """Send to another transport from now on, and return the one before; the account starts at zero."""
+    def redirect(self, transport: Transport, spool: Spool | None) -> tuple[Transport, Spool | None]:
+        """Send to another transport from now on, and return what was used before; the account starts at zero."""
         with self._exporting:
-            previous, self._transport = self._transport, transport
+            previous = self._transport, self._spool
+            self._transport, self._spool = transport, spool
             for queue in self._queues.values():
                 queue.clear()
             self.ledger = Ledger()

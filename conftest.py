@@ -1,4 +1,4 @@
-"""What tests of every kind share."""
+"""What tests of every kind share, the examples in docstrings included."""
 
 from __future__ import annotations
 
