@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +11,22 @@ import pytest
 
 from tests.otlp_sink import OtlpSink
 
+_KEPT = frozenset({"CLEW_BACKENDS_DIR", "CLEW_OTHER_SQLALCHEMY"})
 
-@pytest.fixture(scope="session", autouse=True)
-def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the developer's own telemetry settings out, and the tests' unsent telemetry out of the developer's home."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("OTEL_", "CLEW_")) and name != "CLEW_BACKENDS_DIR":
-                patch.delenv(name)
-        patch.setenv("CLEW_SPOOL_DIR", str(tmp_path_factory.mktemp("spool")))
-        yield
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the developer's own settings out, and the tests' unsent telemetry out of the developer's home.
+
+    Before anything is collected: a module that is imported may configure clew.
+    """
+    patch = pytest.MonkeyPatch()
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "CLEW_")) and name not in _KEPT:
+            patch.delenv(name)
+    spool = tempfile.TemporaryDirectory(prefix="clew-spool-")
+    patch.setenv("CLEW_SPOOL_DIR", spool.name)
+    config.add_cleanup(spool.cleanup)
+    config.add_cleanup(patch.undo)
 
 
 @pytest.fixture
