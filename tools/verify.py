@@ -47,7 +47,11 @@ def main() -> None:
     elif os.environ.get("CI") == "true":
         sys.exit("clew verify: Go is missing and CI=true allows nothing to be left out: install Go 1.26 or newer.")
     else:
-        print("clew verify: Go is missing, so tests/stack is left out: install Go 1.26 or newer to run it.", flush=True)
+        print(
+            "clew verify: Go is missing, so tests/stack is left out, unless its programs were built before: "
+            "install Go 1.26 or newer to run it.",
+            flush=True,
+        )
     coverage = str(BIN / "coverage")
     subprocess.run([coverage, "erase"], cwd=ROOT, check=False)
     # Of this process only: measuring the hundreds that tests start would double the time of the run
