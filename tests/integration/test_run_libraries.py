@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_sqlalchemy_statements import OTHER_VERSION, other_sqlalchemy
+from tests.integration.library_versions import folder_with
+from tests.integration.test_sqlalchemy_statements import OTHER_VERSION
 from tests.otlp_sink import OtlpSink
 
 SERVICE = """
@@ -42,7 +43,7 @@ def test_libraries_are_picked_up_without_code(
     (tmp_path / "service.py").write_text(SERVICE)
     environment = {**os.environ, **otlp_sink.environment, "OTEL_SERVICE_NAME": "untouched"}
     if other:
-        environment["PYTHONPATH"] = str(other_sqlalchemy())
+        environment["PYTHONPATH"] = str(folder_with(f"sqlalchemy=={OTHER_VERSION}"))
     clew = str(Path(sys.executable).with_name("clew"))
     done = subprocess.run(
         [clew, "run", sys.executable, str(tmp_path / "service.py"), valkey_url, otlp_sink.url],

@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import clew
 from clew.instrumentation import sqlalchemy as drop_in
 from clew.testing import CapturedTelemetry
+from tests.integration.library_versions import folder_with
 
 SECRET = "planted-4711"
 ROOT = Path(__file__).parents[2]
@@ -120,32 +120,10 @@ def test_one_statement_has_one_span_however_it_is_instrumented(
     assert names(captured_telemetry) == ["SELECT users"] * 3 + ["request"]
 
 
-def other_sqlalchemy() -> Path:
-    """Return a folder with the other of SQLAlchemy 2.0 and 2.1, kept in a cache outside the repository."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clew" / "venvs"
-    folder = cache / f"sqlalchemy-{OTHER_VERSION}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as fresh:
-            target = Path(fresh) / "packages"
-            install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
-            done = subprocess.run(
-                [*install, f"sqlalchemy=={OTHER_VERSION}"], capture_output=True, text=True, timeout=240, check=False
-            )
-            if done.returncode != 0:
-                message = f"pip can't install SQLAlchemy {OTHER_VERSION}: {done.stderr.strip()[-300:]}"
-                if os.environ.get("CI") == "true":
-                    pytest.fail(message)
-                pytest.skip(message)
-            # At once, so that a run that is broken off leaves no half of it behind
-            target.rename(folder)
-    return folder
-
-
 @pytest.mark.skipif("CLEW_OTHER_SQLALCHEMY" in os.environ, reason="this is the other version")
 def test_the_other_version_of_sqlalchemy() -> None:
     """Run this file again with the other of 2.0 and 2.1."""
-    folder = other_sqlalchemy()
+    folder = folder_with(f"sqlalchemy=={OTHER_VERSION}")
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__).relative_to(ROOT))],
         cwd=ROOT,

@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import threading
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable
 from types import TracebackType
@@ -96,7 +97,7 @@ def _exemplar(value: float) -> Exemplar | None:
 S = TypeVar("S", _Number, _Distribution)
 
 
-class Instrument:
+class Instrument(ABC):
     """What all handles have in common: a declaration, and one series for each combination of label values."""
 
     def __init__(self, declaration: Metric, *, open_labels: bool, max_series: Callable[[], int]) -> None:
@@ -173,8 +174,9 @@ class Instrument:
             exemplars=[series.exemplar] if series.exemplar is not None else [],
         )
 
+    @abstractmethod
     def _aggregate(self, points: list[Any]) -> Any:
-        raise NotImplementedError
+        """Return the points as the SDK's public data of this kind of metric."""
 
 
 class BoundCounter:
