@@ -25,7 +25,7 @@ Sampler = Literal[
     "parentbased_traceidratio",
 ]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
-LogFormat = Literal["auto", "console", "json"]
+LogFormat = Literal["auto", "console", "json", "none"]
 Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
 
@@ -171,6 +171,11 @@ class Settings(BaseSettings):
     """Which traces are recorded; a caller's "not sampled" is not the last word."""
     sampler_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias=_otel("traces_sampler_arg"))
     """The share of traces that a ``traceidratio`` sampler records, from 0 to 1."""
+    keep_errors: bool = False
+    """Whether a request, job or message that fails is recorded although its trace is not sampled: its own span, without those
+    beneath it."""
+    keep_slow_s: float | None = Field(default=None, ge=0)
+    """The same for one that takes at least so many seconds; by default none."""
     export_interval_s: Milliseconds = Field(default=1.0, gt=0, validation_alias=_otel("bsp_schedule_delay"))
     """How often spans and logs are sent; the variable is in milliseconds. The standard's default is 5 s."""
     metric_interval_s: Milliseconds = Field(default=10.0, gt=0, validation_alias=_otel("metric_export_interval"))
@@ -198,7 +203,7 @@ class Settings(BaseSettings):
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
     """The least level that is written and sent."""
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
-    """``auto`` is ``console`` on a terminal and ``json`` elsewhere."""
+    """``auto`` is ``console`` on a terminal and ``json`` elsewhere; ``none`` writes no lines, and logs leave by OTLP only."""
 
     # What crosses the border of the process
     trust_incoming: bool = True

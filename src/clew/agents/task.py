@@ -23,12 +23,10 @@ _AGENT_KEY = otel_context.create_key("clew-agent")
 class AgentTask(Operation):
     """A task of one agent. Made by :func:`agent_task`."""
 
-    __slots__ = ()
-
-    def _begin(self, start_time_ns: int | None) -> None:
-        super()._begin(start_time_ns)
+    def begin(self, *, start_time_ns: int | None = None) -> None:
+        """Start the span, and let a handoff within know who hands over."""
+        super().begin(start_time_ns=start_time_ns)
         if self.context is not None:
-            # So that a handoff within knows who hands over
             self.context = otel_context.set_value(_AGENT_KEY, self.attributes[semconv.GEN_AI_AGENT_NAME], self.context)
 
 

@@ -49,6 +49,23 @@ def attribute_value(value: Any, *, max_length: int) -> AttributeValue:
         return f"<{kind.__qualname__} without a text form>"
 
 
+def attribute_values(attributes: Mapping[str, Any], *, max_length: int) -> dict[str, Any]:
+    """Return a mapping's values as attributes; see :func:`attribute_value`.
+
+    Example:
+        >>> attribute_values({"sku": "A-17", "count": 2, "price": None}, max_length=100)
+        {'sku': 'A-17', 'count': 2, 'price': ''}
+    """
+    values: dict[str, Any] = {}
+    for key, value in attributes.items():
+        kind = type(value)
+        if (kind is str and len(value) <= max_length and value.isascii()) or kind is bool or kind is float:
+            values[key] = value
+        else:
+            values[key] = attribute_value(value, max_length=max_length)
+    return values
+
+
 def _other(value: Any, max_length: int) -> AttributeValue:
     if value is None:
         return ""

@@ -29,9 +29,9 @@ from opentelemetry.propagators.textmap import (
 )
 
 from clew.diagnostics import report
+from clew.pipeline.tracing import CORRELATION_KEY
 from clew.settings import Settings
 
-_CORRELATION_KEY: Final = otel_context.create_key("clew-correlation-id")
 _VALID_CORRELATION: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _MAX_CARRIED_LENGTH: Final = 8_192
 
@@ -56,13 +56,13 @@ def is_valid_correlation_id(text: str) -> bool:
 
 def correlation_id(context: Context | None = None) -> str | None:
     """Return the correlation id of the work at hand, or ``None`` outside of any."""
-    value = otel_context.get_value(_CORRELATION_KEY, context)
+    value = otel_context.get_value(CORRELATION_KEY, context)
     return value if isinstance(value, str) else None
 
 
 def with_correlation_id(value: str, context: Context | None = None) -> Context:
     """Return a context that carries a correlation id."""
-    return otel_context.set_value(_CORRELATION_KEY, value, context)
+    return otel_context.set_value(CORRELATION_KEY, value, context)
 
 
 @contextmanager

@@ -311,6 +311,9 @@ class BoundHistogram:
             problem = error
         report(f"metric {self._instrument.declaration.name}", problem)
 
+    def record_in(self, value, span_context):
+        self.record(value)
+
 
 class Timer:
     """Times a block, or every call of a function, in seconds. Made by :meth:`Histogram.time` and :func:`clew.timer`.

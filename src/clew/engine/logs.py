@@ -6,52 +6,61 @@ written to standard error, coloured on a terminal and as a JSON line elsewhere; 
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext
 
 from clew import clock
 from clew.catalog import semconv
 from clew.diagnostics import report
 from clew.engine.coercion import attribute_value, clean
-from clew.engine.context import correlation_id
 from clew.pipeline.providers import SCOPE, Pipeline
+from clew.pipeline.records import LogItem
 from clew.pipeline.redaction import Redactor
+from clew.pipeline.tracing import CORRELATION_KEY, SPAN_KEY
 from clew.settings import Settings
 
 EventDict = MutableMapping[str, Any]
 
 MAX_STACKTRACE_LENGTH: Final = 16_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Severity:
+    """A level, as OTLP and as ``logging`` have it."""
+
+    number: int
+    text: str
+    threshold: int
+
+
 _SEVERITIES: Final = {
-    "debug": (SeverityNumber.DEBUG, "DEBUG", logging.DEBUG),
-    "info": (SeverityNumber.INFO, "INFO", logging.INFO),
-    "warning": (SeverityNumber.WARN, "WARN", logging.WARNING),
-    "warn": (SeverityNumber.WARN, "WARN", logging.WARNING),
-    "error": (SeverityNumber.ERROR, "ERROR", logging.ERROR),
-    "exception": (SeverityNumber.ERROR, "ERROR", logging.ERROR),
-    "critical": (SeverityNumber.FATAL, "FATAL", logging.CRITICAL),
-    "fatal": (SeverityNumber.FATAL, "FATAL", logging.CRITICAL),
+    "debug": _Severity(number=5, text="DEBUG", threshold=logging.DEBUG),
+    "info": _Severity(number=9, text="INFO", threshold=logging.INFO),
+    "warning": _Severity(number=13, text="WARN", threshold=logging.WARNING),
+    "warn": _Severity(number=13, text="WARN", threshold=logging.WARNING),
+    "error": _Severity(number=17, text="ERROR", threshold=logging.ERROR),
+    "exception": _Severity(number=17, text="ERROR", threshold=logging.ERROR),
+    "critical": _Severity(number=21, text="FATAL", threshold=logging.CRITICAL),
+    "fatal": _Severity(number=21, text="FATAL", threshold=logging.CRITICAL),
 }
-# Fields of an event that are parts of the log record, not attributes of it
-_RECORD_FIELDS: Final = frozenset(
-    {"event", "level", "logger", "timestamp", "service", "trace_id", "span_id", "exc_info", "exception", "_time_ns"}
+# Names of the line itself, which fields of an event do not take the place of
+_RESERVED: Final = frozenset(
+    {"event", "level", "logger", "timestamp", "service", "trace_id", "span_id", "exc_info", "exception"}
 )
-_CALLSITE: Final = {
-    "filename": semconv.CODE_FILE_PATH,
-    "lineno": semconv.CODE_LINE_NUMBER,
-    "func_name": semconv.CODE_FUNCTION_NAME,
-}
+_FIXED: Final = frozenset({int, float, bool, type(None)})
 # The last is uvicorn's: the message once more, with colours
 _STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
@@ -60,6 +69,13 @@ _STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "color_message",
 }
 _OWN_PACKAGES: Final = ("clew.", "structlog.", "logging")
+
+
+class _Thread(NamedTuple):
+    """What ties a log event to the work it is part of."""
+
+    correlation_id: str | None
+    span_context: SpanContext
 
 
 class LogStream:
@@ -72,73 +88,134 @@ class LogStream:
     """
 
     def __init__(self, settings: Settings, redactor: Redactor, pipeline: Pipeline | None) -> None:
-        self.level = _SEVERITIES[settings.log_level][2]
-        self._settings = settings
+        self.level = _SEVERITIES[settings.log_level].threshold
+        self._max_length = settings.max_value_length
         self._redactor = redactor
         self._pipeline = pipeline if pipeline is not None and settings.enabled("logs") else None
         self._service = _service_name(settings, pipeline)
         self._scopes: dict[str, InstrumentationScope] = {}
         self._render = _renderer(settings)
+        self._writes_all = settings.log_format != "none"
 
-    def write(self, event: EventDict) -> None:
-        """Take one event, with at least ``event``, ``level`` and ``logger``, all the way. Never raises."""
+    def take(
+        self,
+        level: str,
+        event: str,
+        logger_name: str,
+        fields: Mapping[str, Any],
+        *,
+        context: otel_context.Context | None = None,
+        callsite: tuple[str, int, str] | None = None,
+        error: BaseException | None = None,
+        time_ns: int | None = None,
+    ) -> None:
+        """Take one event all the way. Never raises.
+
+        Args:
+            level: a key of the levels, such as ``warning``.
+            event: what happened.
+            logger_name: who says so.
+            fields: more about it.
+            context: where its ids are; by default the current one.
+            callsite: file, line and function.
+            error: the exception that it is about.
+            time_ns: when it happened, in nanoseconds since the epoch; by default now.
+        """
+        severity = _SEVERITIES.get(level) or _SEVERITIES["info"]
+        if severity.threshold < self.level:
+            return
         try:
-            self._write(event)
-        except Exception as error:
-            report("log", error)
+            if time_ns is None:
+                time_ns = clock.now_ns()
+            if context is None:
+                context = otel_context.get_current()
+            span = cast("trace.Span | None", context.get(SPAN_KEY))
+            thread = _Thread(
+                cast("str | None", context.get(CORRELATION_KEY)),
+                span.get_span_context() if span is not None else trace.INVALID_SPAN_CONTEXT,
+            )
+            stacktrace = _stacktrace(error) if error is not None else None
+            if self._pipeline is not None:
+                attributes = self._attributes(fields, callsite, thread)
+                if error is not None:
+                    attributes[semconv.EXCEPTION_TYPE] = type(error).__qualname__
+                    attributes[semconv.EXCEPTION_MESSAGE] = clean(_message(error), self._max_length)
+                    attributes[semconv.EXCEPTION_STACKTRACE] = stacktrace
+                ids = thread.span_context
+                self._pipeline.add_log(
+                    LogItem(
+                        time_ns,
+                        severity.number,
+                        severity.text,
+                        event if len(event) <= self._max_length else clean(event, self._max_length),
+                        attributes,
+                        ids[0],
+                        ids[1],
+                        ids[3],
+                        self._scopes.get(logger_name) or self._scope(logger_name),
+                    )
+                )
+            if self._render is not None and (self._writes_all or _is_own_warning(logger_name, severity)):
+                self._write(time_ns, level, event, logger_name, fields, callsite, thread, stacktrace)
+        except Exception as problem:
+            report("log", problem)
 
-    def _write(self, event: EventDict) -> None:
-        now_ns = event.pop("_time_ns", None) or clock.now_ns()
-        context = otel_context.get_current()
-        span_context = trace.get_current_span(context).get_span_context()
-        error = _error(event.pop("exc_info", None))
-        event["event"] = str(event.get("event", ""))
-        self._redactor.fields(event)
-        record = self._record(event, now_ns, context, error) if self._pipeline is not None else None
-        event["timestamp"] = datetime.fromtimestamp(now_ns / 1e9, UTC).isoformat(timespec="milliseconds")
-        event["service"] = self._service
-        if (cid := correlation_id(context)) is not None:
-            event.setdefault("correlation_id", cid)
-        if span_context.is_valid:
-            event["trace_id"] = trace.format_trace_id(span_context.trace_id)
-            event["span_id"] = trace.format_span_id(span_context.span_id)
-        if error is not None:
-            event["exception"] = self._redactor.text(_stacktrace(error))
-        first = {key: event.pop(key) for key in ("timestamp", "level", "event", "logger", "service") if key in event}
-        line = self._render(None, first["level"], {**first, **event})
-        print(line, file=sys.stderr, flush=True)
-        if record is not None and self._pipeline is not None:
-            self._pipeline.add_log(record)
+    def _attributes(
+        self, fields: Mapping[str, Any], callsite: tuple[str, int, str] | None, thread: _Thread
+    ) -> dict[str, Any]:
+        """Return the fields as they are now: what may change before it is sent is turned into something that does not."""
+        attributes: dict[str, Any] = {}
+        for key, value in fields.items():
+            if key not in _RESERVED:
+                kind = type(value)
+                if kind in _FIXED or (kind is str and len(value) <= self._max_length):
+                    attributes[key] = value
+                else:
+                    attributes[key] = attribute_value(value, max_length=self._max_length)
+        if callsite is not None:
+            (
+                attributes[semconv.CODE_FILE_PATH],
+                attributes[semconv.CODE_LINE_NUMBER],
+                attributes[semconv.CODE_FUNCTION_NAME],
+            ) = callsite
+        if thread.correlation_id is not None:
+            attributes.setdefault("correlation_id", thread.correlation_id)
+        return attributes
 
-    def _record(
-        self, event: EventDict, now_ns: int, context: otel_context.Context, error: BaseException | None
-    ) -> ReadableLogRecord:
-        severity, text, _ = _SEVERITIES.get(str(event["level"]), _SEVERITIES["info"])
-        max_length = self._settings.max_value_length
-        attributes: dict[str, Any] = {
-            _CALLSITE.get(key, key): attribute_value(value, max_length=max_length)
-            for key, value in event.items()
-            if key not in _RECORD_FIELDS
+    def _write(
+        self,
+        time_ns: int,
+        level: str,
+        event: str,
+        logger_name: str,
+        fields: Mapping[str, Any],
+        callsite: tuple[str, int, str] | None,
+        thread: _Thread,
+        stacktrace: str | None,
+    ) -> None:
+        line: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+            "level": level,
+            "event": self._redactor.text(event),
+            "logger": logger_name,
+            "service": self._service,
         }
-        if (cid := correlation_id(context)) is not None:
-            attributes.setdefault("correlation_id", cid)
-        if error is not None:
-            attributes[semconv.EXCEPTION_TYPE] = type(error).__qualname__
-            attributes[semconv.EXCEPTION_MESSAGE] = clean(_message(error), max_length)
-            attributes[semconv.EXCEPTION_STACKTRACE] = _stacktrace(error)
-        record = LogRecord(
-            timestamp=now_ns,
-            observed_timestamp=now_ns,
-            context=context,
-            severity_text=text,
-            severity_number=severity,
-            body=clean(str(event["event"]), max_length),
-            attributes=attributes,
-        )
-        pipeline = cast("Pipeline", self._pipeline)
-        return ReadableLogRecord(
-            log_record=record, resource=pipeline.resource, instrumentation_scope=self._scope(str(event["logger"]))
-        )
+        for key, value in fields.items():
+            if key not in _RESERVED:
+                kind = type(value)
+                line[key] = value if kind is int or kind is float else self._redactor.value(key, value)
+        if callsite is not None:
+            line["filename"], line["lineno"], line["func_name"] = callsite
+        if thread.correlation_id is not None:
+            line.setdefault("correlation_id", thread.correlation_id)
+        if thread.span_context[5]:
+            line["trace_id"] = trace.format_trace_id(thread.span_context[0])
+            line["span_id"] = trace.format_span_id(thread.span_context[1])
+        if stacktrace is not None:
+            line["exception"] = self._redactor.text(stacktrace)
+        render = cast("Callable[..., str]", self._render)
+        sys.stderr.write(f"{render(None, level, line)}\n")
+        sys.stderr.flush()
 
     def _scope(self, name: str) -> InstrumentationScope:
         scope = self._scopes.get(name)
@@ -163,18 +240,14 @@ class LoggingBridge(logging.Handler):
         except Exception as error:
             message = f"{record.msg} (its arguments do not fit: {error!r})"
         fields = {key: value for key, value in vars(record).items() if key not in _STANDARD_RECORD}
-        self._stream.write(
-            {
-                **fields,
-                "event": message,
-                "level": record.levelname.lower(),
-                "logger": record.name,
-                "filename": record.filename,
-                "lineno": record.lineno,
-                "func_name": record.funcName,
-                "exc_info": record.exc_info,
-                "_time_ns": int(record.created * 1e9),
-            }
+        self._stream.take(
+            record.levelname.lower(),
+            message,
+            record.name,
+            fields,
+            callsite=(record.filename, record.lineno, record.funcName),
+            error=_error(record.exc_info),
+            time_ns=int(record.created * 1e9),
         )
 
 
@@ -243,6 +316,7 @@ def prepare(current_stream: Callable[[], LogStream]) -> None:
     _stream = current_stream
     structlog.configure(
         processors=[
+            _heed_level,
             structlog.contextvars.merge_contextvars,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.processors.StackInfoRenderer(),
@@ -250,7 +324,7 @@ def prepare(current_stream: Callable[[], LogStream]) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=_factory,
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
 
 
@@ -270,22 +344,30 @@ def _factory(*args: Any) -> _Sink:
     return _Sink(str(args[0]) if args else "")
 
 
+def _heed_level(_sink: Any, method: str, event: EventDict) -> EventDict:
+    """Begin a structlog chain: what is below the level costs no more than this."""
+    if _stream is None or (_SEVERITIES.get(method) or _SEVERITIES["info"]).threshold < _stream().level:
+        raise structlog.DropEvent
+    return event
+
+
 def _finish(sink: Any, method: str, event: EventDict) -> tuple[tuple[None], dict[str, Any]]:
-    """End a structlog chain: add level, logger and callsite, and write."""
-    if _stream is None:
-        raise structlog.DropEvent
-    stream = _stream()
-    level = _SEVERITIES.get(method, _SEVERITIES["info"])
-    if level[2] < stream.level:
-        raise structlog.DropEvent
-    event["level"] = {"warn": "warning", "exception": "error", "fatal": "critical"}.get(method, method)
+    """End a structlog chain: find logger and callsite, and write."""
+    stream = cast("Callable[[], LogStream]", _stream)()
+    level = {"warn": "warning", "exception": "error", "fatal": "critical"}.get(method, method)
     frame = _caller()
-    if frame is not None:
-        event["filename"] = frame.f_code.co_filename.rsplit("/", 1)[-1]
-        event["lineno"] = frame.f_lineno
-        event["func_name"] = frame.f_code.co_name
-    event["logger"] = sink.name or (frame.f_globals.get("__name__", "") if frame is not None else "")
-    stream.write(event)
+    text = event.pop("event", "")
+    error = _error(event.pop("exc_info", None)) if "exc_info" in event else None
+    stream.take(
+        level,
+        text if type(text) is str else str(text),
+        sink.name or (frame.f_globals.get("__name__", "") if frame is not None else ""),
+        event,
+        callsite=None
+        if frame is None
+        else (frame.f_code.co_filename.rsplit("/", 1)[-1], frame.f_lineno, frame.f_code.co_name),
+        error=error,
+    )
     return (None,), {}
 
 
@@ -308,10 +390,9 @@ def get_logger(name: str = "", **fields: Any) -> structlog.typing.FilteringBound
     return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(*([name] if name else []), **fields))
 
 
-def write_event(stream: LogStream, level: str, event: str, logger_name: str, fields: dict[str, Any]) -> None:
-    """Write an event of an operation, past structlog: its callsite would be clew's own."""
-    if _SEVERITIES[level][2] >= stream.level:
-        stream.write({**fields, "event": event, "level": level, "logger": logger_name})
+def _is_own_warning(logger_name: str, severity: _Severity) -> bool:
+    """Tell whether it is clew that warns: of lost telemetry nobody may hear by telemetry alone."""
+    return severity.threshold >= logging.WARNING and logger_name.partition(".")[0] == "clew"
 
 
 def _caller() -> FrameType | None:
@@ -356,8 +437,16 @@ def _renderer(settings: Settings) -> Callable[[Any, str, EventDict], str | bytes
     terminal = sys.stderr.isatty()
     if settings.log_format == "console" or (settings.log_format == "auto" and terminal):
         return structlog.dev.ConsoleRenderer(colors=terminal)
-    return structlog.processors.JSONRenderer(default=_plain, ensure_ascii=False)
+    return _json_line
 
 
 def _plain(value: Any) -> Any:
     return attribute_value(value, max_length=8_192)
+
+
+# Made once: json.dumps would make one for each line
+_encode: Final = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
+
+
+def _json_line(_logger: Any, _level: str, line: EventDict) -> str:
+    return _encode(line)

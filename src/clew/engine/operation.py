@@ -5,35 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
 from clew import clock
 from clew.catalog import semconv
-from clew.catalog.kind import OperationKind, Role
+from clew.catalog.kind import OperationKind
 from clew.diagnostics import is_strict, report
 from clew.engine import logs, runtime
-from clew.engine.coercion import attribute_value, clean
-from clew.engine.context import Carried, correlation_id, extract, inject, new_correlation_id, with_correlation_id
+from clew.engine.coercion import attribute_value, attribute_values, clean
+from clew.engine.context import Carried, correlation_id, extract, inject, new_correlation_id
 from clew.engine.decoration import decorate
-from clew.engine.instruments import Histogram, UpDownCounter
-from clew.engine.metrics import registry
+from clew.engine.instruments import BoundCounter
+from clew.engine.plan import plan_of, plans
+from clew.engine.runtime import state
+from clew.pipeline.current import attach, detach, get_current
+from clew.pipeline.tracing import CORRELATION_KEY, SPAN_KEY, RecordedSpan
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_NAME_LENGTH: Final = 256
-_SPAN_KINDS: Final = {
-    Role.INTERNAL: SpanKind.INTERNAL,
-    Role.SERVER: SpanKind.SERVER,
-    Role.CLIENT: SpanKind.CLIENT,
-    Role.PRODUCER: SpanKind.PRODUCER,
-    Role.CONSUMER: SpanKind.CONSUMER,
-}
 
 Linkable = Carried | SpanContext | Mapping[Any, Any]
 
@@ -45,7 +40,7 @@ class Operation:
 
     Args:
         kind: the row of the catalogue.
-        attributes: what is known at the start; keys are attribute names.
+        attributes: what is known at the start; keys are attribute names. The operation keeps the dictionary and adds to it.
         name: the span's name where it is not derived from the attributes.
         parent: a carrier or context that the span continues; by default the current one.
         links: carriers or span contexts that the span is linked to.
@@ -58,13 +53,13 @@ class Operation:
     """
 
     __slots__ = (
-        "_active_labels",
+        "_active",
         "_error",
-        "_given",
         "_interrupted",
         "_links",
         "_name",
         "_parent",
+        "_plan",
         "_root",
         "_span",
         "_started_ns",
@@ -87,18 +82,18 @@ class Operation:
         root: bool = False,
     ) -> None:
         self.kind = kind
-        self.attributes: dict[str, Any] = dict(attributes)
+        self.attributes = attributes
         self.error_type: str | None = None
         self.context: Context | None = None
+        self._plan = plans.get(kind.name) or plan_of(kind)
         self._name = name
         self._parent = parent
         self._links = links
         self._root = root
-        self._given = attributes
         self._span: trace.Span = trace.INVALID_SPAN
         self._token: Token[Context] | None = None
         self._started_ns = 0
-        self._active_labels: dict[str, Any] | None = None
+        self._active: BoundCounter | None = None
         self._error: BaseException | None = None
         self._interrupted = False
         self._stopped: tuple[int, int] | None = None
@@ -108,7 +103,7 @@ class Operation:
     def set(self, key: str, value: Any) -> None:
         """Set an attribute. Anything is taken: what telemetry can't carry is turned into text."""
         try:
-            text = str(key)
+            text = key if type(key) is str else str(key)
             self.attributes[text] = value
             if self._span.is_recording():
                 self._span.set_attribute(text, self._attribute(value))
@@ -154,14 +149,14 @@ class Operation:
                         "exception",
                         {
                             semconv.EXCEPTION_TYPE: type(error).__qualname__,
-                            semconv.EXCEPTION_MESSAGE: clean(text, runtime.state.max_value_length),
+                            semconv.EXCEPTION_MESSAGE: clean(text, state.max_value_length),
                             semconv.EXCEPTION_STACKTRACE: logs._stacktrace(error),
                         },
                     )
             else:
                 self.error_type, text = str(error), message
             if self._span.is_recording():
-                self._span.set_status(Status(StatusCode.ERROR, clean(text, runtime.state.max_value_length)))
+                self._span.set_status(Status(StatusCode.ERROR, clean(text, state.max_value_length)))
         except Exception as problem:
             report("span.fail", problem)
 
@@ -177,7 +172,8 @@ class Operation:
     @property
     def name(self) -> str:
         """The span's name."""
-        return clean(self._name or self.kind.title(self.attributes), MAX_NAME_LENGTH)
+        name = self._name or self.kind.title(self.attributes)
+        return name if len(name) <= MAX_NAME_LENGTH else clean(name, MAX_NAME_LENGTH)
 
     def rename(self, name: str | None = None) -> None:
         """Give the span another name; by default the one its kind derives from the attributes of now."""
@@ -217,7 +213,32 @@ class Operation:
             start_time_ns: when it began, in nanoseconds since the epoch, where that was before now.
         """
         try:
-            self._begin(start_time_ns)
+            if state.settings is None:
+                runtime.ready()
+            plan = self._plan
+            current = get_current() if self._parent is None and not self._root else self._parent_context()
+            context = Context(current)
+            if CORRELATION_KEY not in context:
+                _put(context, CORRELATION_KEY, new_correlation_id())
+            tracer = state.tracer
+            if tracer is not None:
+                span: Any = current.get(SPAN_KEY)
+                parent: SpanContext | None = None
+                if span is not None:
+                    parent = span._context if type(span) is RecordedSpan else span.get_span_context()
+                links = _links(self._links, parent or trace.INVALID_SPAN_CONTEXT) if self._links else ()
+                name = self._name or self.kind.title(self.attributes)
+                if len(name) > MAX_NAME_LENGTH:
+                    name = clean(name, MAX_NAME_LENGTH)
+                self._span = span = tracer.begin(
+                    name, context, parent, plan.span_kind, self.attributes, links, start_time_ns, _attributes
+                )
+                _put(context, SPAN_KEY, span)
+            self.context = context
+            if plan.is_timed:
+                self._start_clock(start_time_ns)
+            if plan.start_event is not None:
+                self._write_event(plan.level, plan.start_event, self.attributes)
         except Exception as error:
             if is_strict():
                 raise
@@ -230,7 +251,18 @@ class Operation:
     def finish(self, error: BaseException | None = None) -> None:
         """End the span and record the metrics and events."""
         try:
-            self._finish(error)
+            if self.context is None:
+                return
+            if error is not None:
+                self._judge(error)
+            stopped = self._stopped
+            try:
+                if self.error_type is not None:
+                    self.set(semconv.ERROR_TYPE, self.error_type)
+                if self._plan.is_timed:
+                    self._account((clock.monotonic_ns() if stopped is None else stopped[0]) - self._started_ns)
+            finally:
+                self._span.end(None if stopped is None else stopped[1])
         except Exception as problem:
             if is_strict():
                 raise
@@ -238,11 +270,12 @@ class Operation:
 
     def attach(self) -> Token[Context] | None:
         """Make the operation current; detach with the token that is returned."""
-        return otel_context.attach(self.context) if self.context is not None else None
+        return attach(self.context) if self.context is not None else None
 
     def __enter__(self) -> Self:
         self.begin()
-        self._token = self.attach()
+        if self.context is not None:
+            self._token = attach(self.context)
         return self
 
     def __exit__(
@@ -253,7 +286,11 @@ class Operation:
         finally:
             token, self._token = self._token, None
             if token is not None:
-                otel_context.detach(token)
+                try:
+                    detach(token)
+                except ValueError as problem:
+                    # It was entered in another task: that one's context is not this one's to mend
+                    report(f"operation {self.kind.name}", problem)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -270,110 +307,74 @@ class Operation:
     def again(self) -> Operation:
         """Return a fresh operation like this one, for one call of a decorated function."""
         return type(self)(
-            self.kind, self._given, name=self._name, parent=self._parent, links=self._links, root=self._root
+            self.kind, self.attributes.copy(), name=self._name, parent=self._parent, links=self._links, root=self._root
         )
 
     def _attribute(self, value: Any) -> Any:
-        return attribute_value(value, max_length=runtime.state.max_value_length)
+        return attribute_value(value, max_length=state.max_value_length)
 
-    def _begin(self, start_time_ns: int | None) -> None:
-        state = runtime.ready()
-        context = self._parent_context()
-        if correlation_id(context) is None:
-            context = with_correlation_id(new_correlation_id(), context)
-        if state.tracer is not None:
-            self._span = state.tracer.start_span(
-                self.name,
-                context=context,
-                kind=_SPAN_KINDS[self.kind.role],
-                attributes={key: self._attribute(value) for key, value in self.attributes.items()},
-                links=_links(self._links, trace.get_current_span(context).get_span_context()),
-                start_time=start_time_ns,
-                record_exception=False,
-                set_status_on_exception=False,
-            )
-            context = trace.set_span_in_context(self._span, context)
-        self.context = context
+    def _start_clock(self, start_time_ns: int | None) -> None:
         self._started_ns = clock.monotonic_ns()
         if start_time_ns is not None:
             self._started_ns -= clock.now_ns() - start_time_ns
-        if self.kind.active is not None:
-            labels = self.kind.active.labels
-            self._active_labels = {key: self.attributes[key] for key in labels if key in self.attributes}
-            _active(self.kind).bind(**self._active_labels).add(1)
-        if self.kind.events.start is not None:
-            self._write_event(self.kind.events.level, self.kind.events.start)
+        active = self._active = self._plan.active(self.attributes)
+        if active is not None:
+            active.add(1)
 
     def _parent_context(self) -> Context:
         parent = self._parent
-        if isinstance(parent, Carried):
+        context: Context
+        if parent is None:
+            context = get_current()
+        elif isinstance(parent, Carried):
             context = parent.context
         elif isinstance(parent, Context):
             context = parent
-        elif parent is not None:
-            context = extract(parent).context
         else:
-            context = otel_context.get_current()
+            context = extract(parent).context
         return trace.set_span_in_context(trace.INVALID_SPAN, context) if self._root else context
 
-    def _finish(self, error: BaseException | None) -> None:
-        if self.context is None:
-            return
-        stopped_ns, end_time_ns = self._stopped or (clock.monotonic_ns(), None)
-        duration_s = (stopped_ns - self._started_ns) / 1e9
+    def _judge(self, error: BaseException) -> None:
         if isinstance(error, Exception):
             if error is not self._error:
                 self.fail(error)
-        elif error is not None and not isinstance(error, GeneratorExit) and self.error_type is None:
+        elif not isinstance(error, GeneratorExit) and self.error_type is None:
             # Cancellation and interpreter exit are no failures of the work, but it did not finish either
             self.interrupt("cancelled")
-        token = otel_context.attach(self.context)
-        try:
-            if self.error_type is not None:
-                self.set(semconv.ERROR_TYPE, self.error_type)
-            self._record_metrics(duration_s)
-            self._write_end(duration_s)
-        finally:
-            otel_context.detach(token)
-            self._span.end(end_time_ns)
+
+    def _account(self, duration_ns: int) -> None:
+        """Measure and log what has ended."""
+        plan = self._plan
+        if self._active is not None:
+            self._active.add(-1)
+        self._record_metrics(duration_ns / 1e9)
+        level: str = plan.level
+        event = plan.end_event
+        if self.error_type is not None and not self._interrupted:
+            level, event = "error", plan.error_event
+        if event is not None:
+            fields = {**self.attributes, "duration_s": round(duration_ns / 1e9, 6)}
+            self._write_event(level, event, fields, self._error if level == "error" else None)
 
     def _record_metrics(self, duration_s: float) -> None:
-        if self._active_labels is not None:
-            _active(self.kind).bind(**self._active_labels).add(-1)
-        if self.kind.duration is not None:
-            labels = {
-                key: self.attributes[key]
-                for key in self.kind.duration.labels
-                if key in self.attributes and self.attributes[key] is not None
-            }
-            _duration(self.kind).bind(**labels).record(duration_s)
+        duration = self._plan.duration(self.attributes)
+        if duration is not None:
+            duration.record_in(duration_s, self._span.get_span_context())
 
-    def _write_end(self, duration_s: float) -> None:
-        events = self.kind.events
-        if self.error_type is not None and not self._interrupted:
-            if events.error is not None:
-                fields = {"duration_s": round(duration_s, 6), "exc_info": self._error}
-                self._write_event("error", events.error, fields)
-        elif events.end is not None:
-            self._write_event(events.level, events.end, {"duration_s": round(duration_s, 6)})
-
-    def _write_event(self, level: str, event: str, fields: Mapping[str, Any] | None = None) -> None:
-        stream = runtime.state.log_stream
-        if stream is None or self.context is None:
-            return
-        token = otel_context.attach(self.context)
-        try:
-            logs.write_event(stream, level, event, f"clew.{self.kind.name}", {**self.attributes, **(fields or {})})
-        finally:
-            otel_context.detach(token)
+    def _write_event(
+        self, level: str, event: str, fields: Mapping[str, Any], error: BaseException | None = None
+    ) -> None:
+        stream = state.log_stream
+        if stream is not None:
+            stream.take(level, event, self._plan.logger_name, fields, context=self.context, error=error)
 
 
-def _active(kind: OperationKind) -> UpDownCounter:
-    return cast("UpDownCounter", registry.declared(cast("Any", kind.active)))
+# What a context refuses once it is in use, and its maker may do before
+_put: Final = dict.__setitem__
 
 
-def _duration(kind: OperationKind) -> Histogram:
-    return cast("Histogram", registry.declared(cast("Any", kind.duration)))
+def _attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return attribute_values(attributes, max_length=state.max_value_length)
 
 
 def _links(targets: Iterable[Linkable], parent: SpanContext = trace.INVALID_SPAN_CONTEXT) -> list[Link]:

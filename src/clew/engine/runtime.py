@@ -15,24 +15,19 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span
-
 from clew import diagnostics
 from clew.catalog.metrics import TELEMETRY_DELIVERED, TELEMETRY_DROPPED, TELEMETRY_EMITTED, TELEMETRY_PENDING
 from clew.engine import logs
-from clew.engine.context import correlation_id, install_propagators
+from clew.engine.context import install_propagators
 from clew.engine.metrics import registry
 from clew.pipeline.ledger import Account
 from clew.pipeline.providers import Pipeline
 from clew.pipeline.redaction import Redactor
+from clew.pipeline.tracing import Tracer
 from clew.pipeline.transport import Transport
 from clew.settings import SIGNALS, Settings, Signal
 
 logger = logging.getLogger("clew")
-
-CORRELATION_ATTRIBUTE: Final = "clew.correlation.id"
 
 
 @dataclass(slots=True, kw_only=True, weakref_slot=True)
@@ -50,7 +45,7 @@ class State:
 
     settings: Settings | None = None
     pipeline: Pipeline | None = None
-    tracer: trace.Tracer | None = None
+    tracer: Tracer | None = None
     log_stream: logs.LogStream | None = None
     max_value_length: int = 8_192
     capturing: bool = False
@@ -116,7 +111,6 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
             state.pipeline = Pipeline(
                 settings,
                 metric_sources=(_own_metrics,),
-                on_span_start=_mark_span,
                 transport=transport,
             )
             taken = state.pipeline.make_global()
@@ -234,12 +228,6 @@ def capture(transport: Transport) -> Iterator[None]:
             pipeline.redirect(*previous)
             diagnostics.set_strict(strict=was_strict)
             state.capturing = False
-
-
-def _mark_span(span: Span, parent_context: Context | None) -> None:
-    """Put the correlation id on every span that starts, whichever library starts it."""
-    if (cid := correlation_id(parent_context)) is not None:
-        span.set_attribute(CORRELATION_ATTRIBUTE, cid)
 
 
 def _own_metrics(now_ns: int) -> Any:

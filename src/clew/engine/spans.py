@@ -38,12 +38,12 @@ def span(name: Any, /, **attributes: Any) -> Any:
         >>> total([1, 2])
         3
     """
+    if type(name) is str and name:
+        return Operation(SPAN, attributes, name=name)
     if callable(name):
         return Operation(SPAN, {}, name=getattr(name, "__qualname__", type(name).__qualname__))(name)
-    text = name if isinstance(name, str) and name else "unnamed"
-    if text is not name:
-        report("span", f"a span's name is a text, not {type(name).__qualname__} {str(name)[:50]!r}")
-    return Operation(SPAN, attributes, name=text)
+    report("span", f"a span's name is a text, not {type(name).__qualname__} {str(name)[:50]!r}")
+    return Operation(SPAN, attributes, name="unnamed")
 
 
 def trace_id() -> str:

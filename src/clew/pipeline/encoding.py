@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -16,7 +17,9 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import TraceFlags
 
+from clew.pipeline.records import LogItem
 from clew.pipeline.redaction import REDACTED, Redactor
 
 
@@ -55,7 +58,7 @@ class Encoder:
 
     def logs(self, records: Sequence[ReadableLogRecord]) -> bytes:
         """Encode log records as an ``ExportLogsServiceRequest``."""
-        request = encode_logs(records)
+        request = encode_logs([self._stock(record) if isinstance(record, LogItem) else record for record in records])
         for resource_logs in request.resource_logs:
             resource_logs.resource.CopyFrom(self._resource_message)
             for scope_logs in resource_logs.scope_logs:
@@ -63,6 +66,23 @@ class Encoder:
                     self._redact_value(record.body)
                     self._redact_attributes(record.attributes)
         return bytes(request.SerializeToString())
+
+    def _stock(self, item):
+        return ReadableLogRecord(
+            log_record=LogRecord(
+                timestamp=item.time_ns,
+                observed_timestamp=item.time_ns,
+                trace_id=item.trace_id,
+                span_id=item.span_id,
+                trace_flags=TraceFlags(item.trace_flags),
+                severity_text=item.severity_text,
+                severity_number=SeverityNumber(item.severity_number),
+                body=item.body,
+                attributes={k: "" if v is None else v for k, v in item.attributes.items()},
+            ),
+            resource=self._resource,
+            instrumentation_scope=item.scope,
+        )
 
     def metrics(self, scopes: Sequence[ScopeMetrics]) -> bytes:
         """Encode metric points as an ``ExportMetricsServiceRequest``."""

@@ -11,15 +11,14 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry import _logs, metrics, trace
-from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from clew import clock
@@ -27,10 +26,12 @@ from clew._version import __version__
 from clew.catalog import semconv
 from clew.pipeline.encoding import Encoder
 from clew.pipeline.ledger import Account
+from clew.pipeline.records import LogItem
 from clew.pipeline.redaction import Redactor
 from clew.pipeline.resource import build_resource
-from clew.pipeline.sampling import build_sampler
+from clew.pipeline.sampling import build_keep, build_sampler
 from clew.pipeline.spool import Spool
+from clew.pipeline.tracing import RecordedSpan, Tracer, TracerProvider
 from clew.pipeline.transport import HttpTransport, Transport
 from clew.pipeline.worker import ExportWorker
 from clew.settings import Settings, Signal
@@ -39,26 +40,7 @@ logger = logging.getLogger("clew.pipeline")
 
 SCOPE = InstrumentationScope("clew", __version__, semconv.SCHEMA_URL)
 
-SpanStartHook = Callable[[Span, Context | None], None]
 MetricSource = Callable[[int], ScopeMetrics | None]
-
-
-class _QueueingSpanProcessor(SpanProcessor):
-    """Hands finished spans to the worker; lets the engine mark every span that starts, whoever starts it."""
-
-    def __init__(self, worker: ExportWorker, on_start: SpanStartHook) -> None:
-        self._worker = worker
-        self._on_start = on_start
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        self._on_start(span, parent_context)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        if span.context is not None and span.context.trace_flags.sampled:
-            self._worker.add("traces", span)
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._worker.flush(timeout_millis / 1000)
 
 
 class _QueueingLogProcessor(LogRecordProcessor):
@@ -110,7 +92,6 @@ class Pipeline:
     Args:
         settings: what is on, where it goes, how much of it.
         metric_sources: return the engine's own metrics as of a time in nanoseconds.
-        on_span_start: called with every span that starts and its parent context.
         transport: where encoded batches go; by default to the addresses of the settings.
     """
 
@@ -119,7 +100,6 @@ class Pipeline:
         settings: Settings,
         *,
         metric_sources: Iterable[MetricSource],
-        on_span_start: SpanStartHook,
         transport: Transport | None = None,
     ) -> None:
         self.settings = settings
@@ -137,12 +117,13 @@ class Pipeline:
             self.collect,
         )
         self.tracer_provider = TracerProvider(
+            self._take_span,
+            flush=self.flush,
             resource=self.resource,
             sampler=build_sampler(settings),
-            shutdown_on_exit=False,
             span_limits=SpanLimits(max_attribute_length=settings.max_value_length),
+            keep=build_keep(settings),
         )
-        self.tracer_provider.add_span_processor(_QueueingSpanProcessor(self._worker, on_span_start))
         self.logger_provider = LoggerProvider(resource=self.resource, shutdown_on_exit=False)
         self.logger_provider.add_log_record_processor(_QueueingLogProcessor(self))
         self.meter_provider = MeterProvider(
@@ -174,13 +155,16 @@ class Pipeline:
                 taken.append(_taken("logger", _logs.get_logger_provider()))
         return taken
 
-    def tracer(self) -> trace.Tracer:
+    def tracer(self) -> Tracer:
         """Return the tracer that the engine starts its spans with."""
-        return self.tracer_provider.get_tracer(SCOPE.name, SCOPE.version, SCOPE.schema_url)
+        return cast("Tracer", self.tracer_provider.get_tracer(SCOPE.name, SCOPE.version, SCOPE.schema_url))
 
-    def add_log(self, record: ReadableLogRecord) -> None:
+    def add_log(self, record: LogItem | ReadableLogRecord) -> None:
         """Queue one log record."""
         self._worker.add("logs", record)
+
+    def _take_span(self, span: RecordedSpan) -> None:
+        self._worker.add("traces", span)
 
     def collect(self) -> list[ScopeMetrics]:
         """Return the metric points of now: the engine's own, and those of the instruments that libraries made."""
