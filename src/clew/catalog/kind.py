@@ -99,13 +99,10 @@ class OperationKind:
     record: str | None = None
 
     @cached_property
-    def _parts(self) -> tuple[str, ...]:
-        return tuple(_PLACEHOLDER.split(self.span_name))
+    def _template(self) -> tuple[str, tuple[str, ...]]:
+        return _PLACEHOLDER.sub("%s", self.span_name.replace("%", "%%")), tuple(_PLACEHOLDER.findall(self.span_name))
 
     def title(self, attributes: dict[str, object]) -> str:
         """Return the span's name for the given attributes; one that is missing leaves no trace."""
-        parts = self._parts
-        if len(parts) == 1:
-            return self.span_name
-        filled = [str(attributes.get(part, "")) if index % 2 else part for index, part in enumerate(parts)]
-        return "".join(filled).strip() or self.name
+        template, keys = self._template
+        return (template % tuple([attributes.get(key, "") for key in keys])).strip() or self.name

@@ -18,6 +18,7 @@ from clew.diagnostics import report
 MAX_LABEL_LENGTH: Final = 256
 MAX_ITEMS: Final = 1_000
 _INT64: Final = range(-(2**63), 2**63)
+_PLAIN: Final = frozenset({bool, int, float})
 _SCALARS: Final = (str, bool, int, float)
 
 
@@ -56,14 +57,12 @@ def attribute_values(attributes: Mapping[str, Any], *, max_length: int) -> dict[
         >>> attribute_values({"sku": "A-17", "count": 2, "price": None}, max_length=100)
         {'sku': 'A-17', 'count': 2, 'price': ''}
     """
-    values: dict[str, Any] = {}
-    for key, value in attributes.items():
+    for value in attributes.values():
         kind = type(value)
-        if (kind is str and len(value) <= max_length and value.isascii()) or kind is bool or kind is float:
-            values[key] = value
-        else:
-            values[key] = attribute_value(value, max_length=max_length)
-    return values
+        if not ((kind is str and len(value) <= max_length) or kind in _PLAIN):
+            return {key: attribute_value(value, max_length=max_length) for key, value in attributes.items()}
+    # Nearly always they are fit as they are. What only the encoder minds (integers too large, lone surrogates) it sees to itself
+    return dict(attributes)
 
 
 def _other(value: Any, max_length: int) -> AttributeValue:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import structlog
-from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
@@ -26,10 +26,11 @@ from clew import clock
 from clew.catalog import semconv
 from clew.diagnostics import report
 from clew.engine.coercion import attribute_value, clean
+from clew.pipeline.current import get_current
 from clew.pipeline.providers import SCOPE, Pipeline
 from clew.pipeline.records import LogItem
 from clew.pipeline.redaction import Redactor
-from clew.pipeline.tracing import CORRELATION_KEY, SPAN_KEY
+from clew.pipeline.tracing import CORRELATION_ATTRIBUTE, CORRELATION_KEY, SPAN_KEY, RecordedSpan
 from clew.settings import Settings
 
 EventDict = MutableMapping[str, Any]
@@ -71,11 +72,8 @@ _STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 _OWN_PACKAGES: Final = ("clew.", "structlog.", "logging")
 
 
-class _Thread(NamedTuple):
-    """What ties a log event to the work it is part of."""
-
-    correlation_id: str | None
-    span_context: SpanContext
+_Thread = tuple[str | None, SpanContext]
+"""What ties a log event to the work it is part of: its correlation id and its span."""
 
 
 class LogStream:
@@ -104,19 +102,17 @@ class LogStream:
         logger_name: str,
         fields: Mapping[str, Any],
         *,
-        context: otel_context.Context | None = None,
         callsite: tuple[str, int, str] | None = None,
         error: BaseException | None = None,
         time_ns: int | None = None,
     ) -> None:
-        """Take one event all the way. Never raises.
+        """Take one event of the work at hand all the way. Never raises.
 
         Args:
             level: a key of the levels, such as ``warning``.
             event: what happened.
             logger_name: who says so.
             fields: more about it.
-            context: where its ids are; by default the current one.
             callsite: file, line and function.
             error: the exception that it is about.
             time_ns: when it happened, in nanoseconds since the epoch; by default now.
@@ -125,44 +121,86 @@ class LogStream:
         if severity.threshold < self.level:
             return
         try:
-            if time_ns is None:
-                time_ns = clock.now_ns()
-            if context is None:
-                context = otel_context.get_current()
-            span = cast("trace.Span | None", context.get(SPAN_KEY))
-            thread = _Thread(
+            context = get_current()
+            span: Any = context.get(SPAN_KEY)
+            thread: _Thread = (
                 cast("str | None", context.get(CORRELATION_KEY)),
                 span.get_span_context() if span is not None else trace.INVALID_SPAN_CONTEXT,
             )
+            if time_ns is None:
+                time_ns = clock.now_ns()
             stacktrace = _stacktrace(error) if error is not None else None
             if self._pipeline is not None:
-                attributes = self._attributes(fields, callsite, thread)
-                if error is not None:
-                    attributes[semconv.EXCEPTION_TYPE] = type(error).__qualname__
-                    attributes[semconv.EXCEPTION_MESSAGE] = clean(_message(error), self._max_length)
-                    attributes[semconv.EXCEPTION_STACKTRACE] = stacktrace
-                ids = thread.span_context
-                self._pipeline.add_log(
-                    LogItem(
-                        time_ns,
-                        severity.number,
-                        severity.text,
-                        event if len(event) <= self._max_length else clean(event, self._max_length),
-                        attributes,
-                        ids[0],
-                        ids[1],
-                        ids[3],
-                        self._scopes.get(logger_name) or self._scope(logger_name),
-                    )
-                )
-            if self._render is not None and (self._writes_all or _is_own_warning(logger_name, severity)):
+                attributes = self._attributes(fields)
+                if callsite is not None:
+                    (
+                        attributes[semconv.CODE_FILE_PATH],
+                        attributes[semconv.CODE_LINE_NUMBER],
+                        attributes[semconv.CODE_FUNCTION_NAME],
+                    ) = callsite
+                self._queue(time_ns, severity, event, logger_name, attributes, thread, error, stacktrace)
+            if self._writes_all or (self._render is not None and _is_own_warning(logger_name, severity)):
                 self._write(time_ns, level, event, logger_name, fields, callsite, thread, stacktrace)
         except Exception as problem:
             report("log", problem)
 
-    def _attributes(
-        self, fields: Mapping[str, Any], callsite: tuple[str, int, str] | None, thread: _Thread
-    ) -> dict[str, Any]:
+    def take_event(
+        self,
+        level: str,
+        event: str,
+        logger_name: str,
+        fields: Mapping[str, Any],
+        more: Mapping[str, Any],
+        context: Context,
+        span: trace.Span,
+        error: BaseException | None,
+    ) -> None:
+        """Take an event of an operation. What its span has recorded is not turned into attributes a second time."""
+        severity = _SEVERITIES[level]
+        if severity.threshold < self.level:
+            return
+        try:
+            thread: _Thread = cast("str | None", context.get(CORRELATION_KEY)), span.get_span_context()
+            time_ns = clock.now_ns()
+            stacktrace = _stacktrace(error) if error is not None else None
+            if self._pipeline is not None:
+                if type(span) is RecordedSpan:
+                    attributes = {**span._attributes, **more}
+                    attributes.pop(CORRELATION_ATTRIBUTE, None)
+                else:
+                    attributes = {**self._attributes(fields), **more}
+                self._queue(time_ns, severity, event, logger_name, attributes, thread, error, stacktrace)
+            if self._writes_all or (self._render is not None and _is_own_warning(logger_name, severity)):
+                self._write(time_ns, level, event, logger_name, {**fields, **more}, None, thread, stacktrace)
+        except Exception as problem:
+            report("log", problem)
+
+    def _queue(
+        self,
+        time_ns: int,
+        severity: _Severity,
+        event: str,
+        logger_name: str,
+        attributes: dict[str, Any],
+        thread: _Thread,
+        error: BaseException | None,
+        stacktrace: str | None,
+    ) -> None:
+        correlation_id, ids = thread
+        if correlation_id is not None and "correlation_id" not in attributes:
+            attributes["correlation_id"] = correlation_id
+        if error is not None:
+            attributes[semconv.EXCEPTION_TYPE] = type(error).__qualname__
+            attributes[semconv.EXCEPTION_MESSAGE] = clean(_message(error), self._max_length)
+            attributes[semconv.EXCEPTION_STACKTRACE] = stacktrace
+        if len(event) > self._max_length:
+            event = clean(event, self._max_length)
+        scope = self._scopes.get(logger_name) or self._scope(logger_name)
+        cast("Pipeline", self._pipeline).add_log(
+            LogItem(time_ns, severity.number, severity.text, event, attributes, ids[0], ids[1], ids[3], scope)
+        )
+
+    def _attributes(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields as they are now: what may change before it is sent is turned into something that does not."""
         attributes: dict[str, Any] = {}
         for key, value in fields.items():
@@ -172,14 +210,6 @@ class LogStream:
                     attributes[key] = value
                 else:
                     attributes[key] = attribute_value(value, max_length=self._max_length)
-        if callsite is not None:
-            (
-                attributes[semconv.CODE_FILE_PATH],
-                attributes[semconv.CODE_LINE_NUMBER],
-                attributes[semconv.CODE_FUNCTION_NAME],
-            ) = callsite
-        if thread.correlation_id is not None:
-            attributes.setdefault("correlation_id", thread.correlation_id)
         return attributes
 
     def _write(
@@ -206,11 +236,12 @@ class LogStream:
                 line[key] = value if kind is int or kind is float else self._redactor.value(key, value)
         if callsite is not None:
             line["filename"], line["lineno"], line["func_name"] = callsite
-        if thread.correlation_id is not None:
-            line.setdefault("correlation_id", thread.correlation_id)
-        if thread.span_context[5]:
-            line["trace_id"] = trace.format_trace_id(thread.span_context[0])
-            line["span_id"] = trace.format_span_id(thread.span_context[1])
+        correlation_id, ids = thread
+        if correlation_id is not None:
+            line.setdefault("correlation_id", correlation_id)
+        if ids[5]:
+            line["trace_id"] = trace.format_trace_id(ids[0])
+            line["span_id"] = trace.format_span_id(ids[1])
         if stacktrace is not None:
             line["exception"] = self._redactor.text(stacktrace)
         render = cast("Callable[..., str]", self._render)

@@ -231,14 +231,14 @@ class Operation:
                 if len(name) > MAX_NAME_LENGTH:
                     name = clean(name, MAX_NAME_LENGTH)
                 self._span = span = tracer.begin(
-                    name, context, parent, plan.span_kind, self.attributes, links, start_time_ns, _attributes
+                    name, context, parent, plan.span_kind, self.attributes, links, start_time_ns, self._clean
                 )
                 _put(context, SPAN_KEY, span)
             self.context = context
             if plan.is_timed:
                 self._start_clock(start_time_ns)
             if plan.start_event is not None:
-                self._write_event(plan.level, plan.start_event, self.attributes)
+                self._write_event(plan.level, plan.start_event)
         except Exception as error:
             if is_strict():
                 raise
@@ -321,6 +321,11 @@ class Operation:
         if active is not None:
             active.add(1)
 
+    @staticmethod
+    def _clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attributes as a span has them; only called where one is recorded."""
+        return attribute_values(attributes, max_length=state.max_value_length)
+
     def _parent_context(self) -> Context:
         parent = self._parent
         context: Context
@@ -353,28 +358,30 @@ class Operation:
         if self.error_type is not None and not self._interrupted:
             level, event = "error", plan.error_event
         if event is not None:
-            fields = {**self.attributes, "duration_s": round(duration_ns / 1e9, 6)}
-            self._write_event(level, event, fields, self._error if level == "error" else None)
+            self._write_event(level, event, duration_s=round(duration_ns / 1e9, 6))
 
     def _record_metrics(self, duration_s: float) -> None:
         duration = self._plan.duration(self.attributes)
         if duration is not None:
             duration.record_in(duration_s, self._span.get_span_context())
 
-    def _write_event(
-        self, level: str, event: str, fields: Mapping[str, Any], error: BaseException | None = None
-    ) -> None:
-        stream = state.log_stream
-        if stream is not None:
-            stream.take(level, event, self._plan.logger_name, fields, context=self.context, error=error)
+    def _write_event(self, level: str, event: str, **more: Any) -> None:
+        stream, context = state.log_stream, self.context
+        if stream is not None and context is not None:
+            stream.take_event(
+                level,
+                event,
+                self._plan.logger_name,
+                self.attributes,
+                more,
+                context,
+                self._span,
+                self._error if level == "error" else None,
+            )
 
 
 # What a context refuses once it is in use, and its maker may do before
 _put: Final = dict.__setitem__
-
-
-def _attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return attribute_values(attributes, max_length=state.max_value_length)
 
 
 def _links(targets: Iterable[Linkable], parent: SpanContext = trace.INVALID_SPAN_CONTEXT) -> list[Link]:

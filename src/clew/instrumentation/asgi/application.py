@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from types import MethodType
 from typing import Any, Final, TypeVar, cast
 
 import wrapt
@@ -213,7 +214,7 @@ def _served_class(kind: Any) -> Any:
 def _serving(call: Any) -> Any:
     @functools.wraps(call)
     async def serving(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        await serve(self, functools.partial(call, self), scope, receive, send)
+        await serve(self, MethodType(call, self), scope, receive, send)
 
     setattr(serving, _OWN_CALL, True)
     return serving

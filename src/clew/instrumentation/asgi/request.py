@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from clew import clock
@@ -15,7 +14,7 @@ from clew.catalog import semconv
 from clew.catalog.metrics import HTTP_REQUEST_SIZE, HTTP_RESPONSE_SIZE
 from clew.catalog.operations import BACKGROUND_TASK, HTTP_SERVER
 from clew.diagnostics import report
-from clew.engine.instruments import Histogram
+from clew.engine.instruments import BoundHistogram, Histogram
 from clew.engine.metrics import registry
 from clew.engine.operation import Operation
 from clew.instrumentation.asgi.incoming import (
@@ -27,6 +26,8 @@ from clew.instrumentation.asgi.incoming import (
 )
 from clew.instrumentation.asgi.protocol import FASTAPI_TELEMETRY_KEY, TRAIL_KEY, App, Message, Receive, Scope, Send
 from clew.instrumentation.asgi.routes import Trail, find_template
+from clew.pipeline.current import attach, detach
+from clew.pipeline.tracing import CORRELATION_KEY
 
 CLIENT_DISCONNECT: Final = "client_disconnect"
 """The ``error.type`` of a request whose client went away before the response ended."""
@@ -36,6 +37,11 @@ LATE_WORK_S: Final = 0.1
 
 _request_size: Final[Histogram] = registry.declared(HTTP_REQUEST_SIZE)
 _response_size: Final[Histogram] = registry.declared(HTTP_RESPONSE_SIZE)
+
+Key = tuple[str | None, str | None, int | None, str | None, str | None]
+Series = tuple[BoundHistogram, BoundHistogram, BoundHistogram]
+_series: Final[dict[Key, Series]] = {}
+_MAX_REMEMBERED: Final = 10_000
 
 current_exchange: ContextVar[HttpExchange | None] = ContextVar("clew_http_exchange", default=None)
 """The request that the code at hand works for, also after its response."""
@@ -49,10 +55,27 @@ class ServerRequest(Operation):
     sent_bytes: int
 
     def _record_metrics(self, duration_s: float) -> None:
-        super()._record_metrics(duration_s)
-        labels = {key: self.attributes[key] for key in HTTP_REQUEST_SIZE.labels if key in self.attributes}
-        _request_size.bind(**labels).record(self.received_bytes)
-        _response_size.bind(**labels).record(self.sent_bytes)
+        get = self.attributes.get
+        key = (
+            get(semconv.HTTP_REQUEST_METHOD),
+            get(semconv.HTTP_ROUTE),
+            get(semconv.HTTP_RESPONSE_STATUS_CODE),
+            get(semconv.URL_SCHEME),
+            self.error_type,
+        )
+        series = _series.get(key) or self._find_series(key)
+        span_context = self._span.get_span_context()
+        series[0].record_in(duration_s, span_context)
+        series[1].record_in(self.received_bytes, span_context)
+        series[2].record_in(self.sent_bytes, span_context)
+
+    def _find_series(self, key: Key) -> Series:
+        labels = {name: self.attributes[name] for name in HTTP_REQUEST_SIZE.labels if name in self.attributes}
+        duration = cast("BoundHistogram", self._plan.duration(self.attributes))
+        series = (duration, _request_size.bind(**labels), _response_size.bind(**labels))
+        if len(_series) < _MAX_REMEMBERED:
+            _series[key] = series
+        return series
 
 
 async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, border: Border) -> None:
@@ -63,7 +86,8 @@ async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, bo
         report("http request", problem)
         await app(scope, receive, send)
         return
-    token = exchange.operation.attach()
+    operation = exchange.operation
+    token = attach(operation.context) if operation.context is not None else None
     current = current_exchange.set(exchange)
     error: BaseException | None = None
     try:
@@ -76,7 +100,7 @@ async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, bo
         exchange.close(error)
         current_exchange.reset(current)
         if token is not None:
-            otel_context.detach(token)
+            detach(token)
 
 
 class HttpExchange:
@@ -131,10 +155,11 @@ class HttpExchange:
         self._trail = Trail()
         headers = read_headers(scope, border.wanted)
         attributes = request_attributes(scope, headers)
-        self._is_head = attributes[semconv.HTTP_REQUEST_METHOD] == "HEAD"
+        method = attributes[semconv.HTTP_REQUEST_METHOD]
+        self._is_head = method == "HEAD"
         parent, links = incoming_thread(headers, border)
         # The conventions want a method that nobody knows out of the name too
-        name = "HTTP" if attributes[semconv.HTTP_REQUEST_METHOD] == OTHER_METHOD else None
+        name = "HTTP" if method == OTHER_METHOD else method
         self.operation = ServerRequest(HTTP_SERVER, attributes, name=name, parent=parent, links=links)
         self.operation.begin()
         scope[TRAIL_KEY] = self._trail
@@ -218,11 +243,16 @@ class HttpExchange:
     def _started(self, message: Message) -> Message:
         self._status = message.get("status", 0)
         self._waits_for_trailers = bool(message.get("trailers", False))
-        name, correlation_id = self._border.correlation_header, self.operation.correlation_id
-        headers = list(message.get("headers") or ())
-        if correlation_id is not None and not any(header[0].lower() == name for header in headers):
-            headers.append((name, correlation_id.encode()))
-        return {**message, "headers": headers}
+        context = self.operation.context
+        correlation_id = context.get(CORRELATION_KEY) if context is not None else None
+        headers = message.get("headers") or ()
+        name = self._border.correlation_header
+        for header in headers:
+            if header[0] == name or header[0].lower() == name:
+                return message
+        if correlation_id is None:
+            return message
+        return {**message, "headers": [*headers, (name, cast("str", correlation_id).encode())]}
 
     def _end(self) -> None:
         """Take note that the response is complete.
