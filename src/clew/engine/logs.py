@@ -76,6 +76,9 @@ _Thread = tuple[str | None, SpanContext]
 """What ties a log event to the work it is part of: its correlation id and its span."""
 
 
+_new_tuple: Final[Any] = tuple.__new__
+
+
 class LogStream:
     """The one way of a log event: enrich, redact, write, queue.
 
@@ -150,7 +153,7 @@ class LogStream:
         event: str,
         logger_name: str,
         fields: Mapping[str, Any],
-        more: Mapping[str, Any],
+        duration_ns: int | None,
         context: Context,
         span: trace.Span,
         error: BaseException | None,
@@ -160,17 +163,34 @@ class LogStream:
         if severity.threshold < self.level:
             return
         try:
-            thread: _Thread = cast("str | None", context.get(CORRELATION_KEY)), span.get_span_context()
+            correlation_id: Any = context.get(CORRELATION_KEY)
+            ids = span._context if type(span) is RecordedSpan else span.get_span_context()
             time_ns = clock.now_ns()
             stacktrace = _stacktrace(error) if error is not None else None
             if self._pipeline is not None:
                 if type(span) is RecordedSpan:
-                    attributes = {**span._attributes, **more}
+                    attributes = span._attributes.copy()
                     attributes.pop(CORRELATION_ATTRIBUTE, None)
                 else:
-                    attributes = {**self._attributes(fields), **more}
-                self._queue(time_ns, severity, event, logger_name, attributes, thread, error, stacktrace)
+                    attributes = self._attributes(fields)
+                if duration_ns is not None:
+                    attributes["duration_s"] = round(duration_ns / 1e9, 6)
+                if error is None:
+                    if correlation_id is not None:
+                        attributes["correlation_id"] = correlation_id
+                    scope = self._scopes.get(logger_name) or self._scope(logger_name)
+                    number, text = severity.number, severity.text
+                    self._pipeline.add_log(
+                        _new_tuple(
+                            LogItem, (time_ns, number, text, event, attributes, ids[0], ids[1], ids[3], scope)
+                        )
+                    )
+                else:
+                    thread = correlation_id, ids
+                    self._queue(time_ns, severity, event, logger_name, attributes, thread, error, stacktrace)
             if self._writes_all or (self._render is not None and _is_own_warning(logger_name, severity)):
+                more = {} if duration_ns is None else {"duration_s": round(duration_ns / 1e9, 6)}
+                thread = correlation_id, ids
                 self._write(time_ns, level, event, logger_name, {**fields, **more}, None, thread, stacktrace)
         except Exception as problem:
             report("log", problem)

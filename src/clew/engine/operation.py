@@ -236,17 +236,18 @@ class Operation:
                 _put(context, SPAN_KEY, span)
             self.context = context
             if plan.is_timed:
-                self._start_clock(start_time_ns)
+                self._started_ns = clock.monotonic_ns()
+                if start_time_ns is not None:
+                    self._started_ns -= clock.now_ns() - start_time_ns
+                if plan.active_labels is not None:
+                    self._active = active = plan.active(self.attributes)
+                    active.add(1)
             if plan.start_event is not None:
                 self._write_event(plan.level, plan.start_event)
         except Exception as error:
             if is_strict():
                 raise
             report(f"operation {self.kind.name}", error)
-
-    def stop_clock(self) -> None:
-        """Take now as the end of the work, where how it came out is known, and :meth:`finish` called, only later."""
-        self._stopped = (clock.monotonic_ns(), clock.now_ns())
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the span and record the metrics and events."""
@@ -259,8 +260,18 @@ class Operation:
             try:
                 if self.error_type is not None:
                     self.set(semconv.ERROR_TYPE, self.error_type)
-                if self._plan.is_timed:
-                    self._account((clock.monotonic_ns() if stopped is None else stopped[0]) - self._started_ns)
+                plan = self._plan
+                if plan.is_timed:
+                    duration_ns = (clock.monotonic_ns() if stopped is None else stopped[0]) - self._started_ns
+                    if self._active is not None:
+                        self._active.add(-1)
+                    if plan.duration_labels is not None:
+                        self._record_metrics(duration_ns / 1e9)
+                    if self.error_type is not None and not self._interrupted:
+                        if plan.error_event is not None:
+                            self._write_event("error", plan.error_event, duration_ns)
+                    elif plan.end_event is not None:
+                        self._write_event(plan.level, plan.end_event, duration_ns)
             finally:
                 self._span.end(None if stopped is None else stopped[1])
         except Exception as problem:
@@ -313,14 +324,6 @@ class Operation:
     def _attribute(self, value: Any) -> Any:
         return attribute_value(value, max_length=state.max_value_length)
 
-    def _start_clock(self, start_time_ns: int | None) -> None:
-        self._started_ns = clock.monotonic_ns()
-        if start_time_ns is not None:
-            self._started_ns -= clock.now_ns() - start_time_ns
-        active = self._active = self._plan.active(self.attributes)
-        if active is not None:
-            active.add(1)
-
     @staticmethod
     def _clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the attributes as a span has them; only called where one is recorded."""
@@ -331,6 +334,8 @@ class Operation:
         context: Context
         if parent is None:
             context = get_current()
+        elif type(parent) is Context:
+            context = parent
         elif isinstance(parent, Carried):
             context = parent.context
         elif isinstance(parent, Context):
@@ -347,36 +352,15 @@ class Operation:
             # Cancellation and interpreter exit are no failures of the work, but it did not finish either
             self.interrupt("cancelled")
 
-    def _account(self, duration_ns: int) -> None:
-        """Measure and log what has ended."""
-        plan = self._plan
-        if self._active is not None:
-            self._active.add(-1)
-        self._record_metrics(duration_ns / 1e9)
-        level: str = plan.level
-        event = plan.end_event
-        if self.error_type is not None and not self._interrupted:
-            level, event = "error", plan.error_event
-        if event is not None:
-            self._write_event(level, event, duration_s=round(duration_ns / 1e9, 6))
-
     def _record_metrics(self, duration_s: float) -> None:
-        duration = self._plan.duration(self.attributes)
-        if duration is not None:
-            duration.record_in(duration_s, self._span.get_span_context())
+        self._plan.duration(self.attributes).record_in(duration_s, self._span.get_span_context())
 
-    def _write_event(self, level: str, event: str, **more: Any) -> None:
+    def _write_event(self, level: str, event: str, duration_ns: int | None = None) -> None:
         stream, context = state.log_stream, self.context
         if stream is not None and context is not None:
+            error = self._error if level == "error" else None
             stream.take_event(
-                level,
-                event,
-                self._plan.logger_name,
-                self.attributes,
-                more,
-                context,
-                self._span,
-                self._error if level == "error" else None,
+                level, event, self._plan.logger_name, self.attributes, duration_ns, context, self._span, error
             )
 
 

@@ -8,11 +8,10 @@ from typing import Any, Final, cast
 from opentelemetry.trace import SpanKind
 
 from clew.catalog.kind import OperationKind, Role
-from clew.engine.coercion import label_value
 from clew.engine.instruments import BoundCounter, BoundHistogram, Histogram, UpDownCounter
 from clew.engine.metrics import registry
 
-Values = tuple[str | int | None, ...]
+Values = tuple[str | None, ...]
 
 _SPAN_KINDS: Final = {
     Role.INTERNAL: SpanKind.INTERNAL,
@@ -62,40 +61,24 @@ class Plan:
         self._active_series: dict[Values, BoundCounter] = {}
         self._duration_series: dict[Values, BoundHistogram] = {}
 
-    def active(self, attributes: Mapping[str, Any]) -> BoundCounter | None:
-        """Return the count of operations in progress that one with these attributes belongs to."""
-        if self.active_labels is None:
-            return None
-        values = label_values(self.active_labels, attributes)
-        series = self._active_series.get(values)
-        if series is None:
-            series = cast("UpDownCounter", self._active).bind(**_labels(self.active_labels, values))
-            if len(self._active_series) < _MAX_REMEMBERED:
-                self._active_series[values] = series
-        return series
+    def active(self, attributes: Mapping[str, Any]) -> BoundCounter:
+        """Return the count of operations in progress that one with these attributes belongs to; only where the kind has one."""
+        key = tuple(map(attributes.get, cast("tuple[str, ...]", self.active_labels)))
+        return self._active_series.get(key) or self._find(key, self._active_series, self.active_labels, self._active)
 
-    def duration(self, attributes: Mapping[str, Any]) -> BoundHistogram | None:
-        """Return the histogram of durations that an operation with these attributes belongs to."""
-        if self.duration_labels is None:
-            return None
-        values = label_values(self.duration_labels, attributes)
-        series = self._duration_series.get(values)
-        if series is None:
-            series = cast("Histogram", self._duration).bind(**_labels(self.duration_labels, values))
-            if len(self._duration_series) < _MAX_REMEMBERED:
-                self._duration_series[values] = series
-        return series
+    def duration(self, attributes: Mapping[str, Any]) -> BoundHistogram:
+        """Return the histogram of durations that an operation with these attributes belongs to; only where the kind has one."""
+        key = tuple(map(attributes.get, cast("tuple[str, ...]", self.duration_labels)))
+        return self._duration_series.get(key) or self._find(
+            key, self._duration_series, self.duration_labels, self._duration
+        )
 
-
-def label_values(names: tuple[str, ...], attributes: Mapping[str, Any]) -> Values:
-    """Return the values of labels, fit to tell series apart: 1, ``True`` and 1.0 are equal as keys, and are no equal labels."""
-    return tuple(
-        [value if type(value) is str or value is None else label_value(value) for value in map(attributes.get, names)]
-    )
-
-
-def _labels(names: tuple[str, ...], values: Values) -> dict[str, str | int]:
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    def _find(self, key: tuple[Any, ...], series: dict[Any, Any], names: Any, instrument: Any) -> Any:
+        found = instrument.bind(**{name: value for name, value in zip(names, key, strict=True) if value is not None})
+        # 1, True and 1.0 are equal as keys, and are no equal labels: only texts are remembered
+        if len(series) < _MAX_REMEMBERED and all(type(value) is str or value is None for value in key):
+            series[key] = found
+        return found
 
 
 plans: Final[dict[str, Plan]] = {}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 
-class LogItem:
+class LogItem(NamedTuple):
     """What the engine queues for one log event. It is coerced, redacted and encoded on the export thread.
 
-    Args:
+    Attributes:
         time_ns: when it happened, in nanoseconds since the epoch.
         severity_number: OTLP's, from 1 to 24.
         severity_text: the level's name.
@@ -22,36 +22,12 @@ class LogItem:
         scope: the logger.
     """
 
-    __slots__ = (
-        "attributes",
-        "body",
-        "scope",
-        "severity_number",
-        "severity_text",
-        "span_id",
-        "time_ns",
-        "trace_flags",
-        "trace_id",
-    )
-
-    def __init__(  # noqa: PLR0913 - positional, because keywords cost on the hot path
-        self,
-        time_ns: int,
-        severity_number: int,
-        severity_text: str,
-        body: Any,
-        attributes: dict[str, Any],
-        trace_id: int,
-        span_id: int,
-        trace_flags: int,
-        scope: InstrumentationScope,
-    ) -> None:
-        self.time_ns = time_ns
-        self.severity_number = severity_number
-        self.severity_text = severity_text
-        self.body = body
-        self.attributes = attributes
-        self.trace_id = trace_id
-        self.span_id = span_id
-        self.trace_flags = trace_flags
-        self.scope = scope
+    time_ns: int
+    severity_number: int
+    severity_text: str
+    body: Any
+    attributes: dict[str, Any]
+    trace_id: int
+    span_id: int
+    trace_flags: int
+    scope: InstrumentationScope

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from types import MethodType
+from collections.abc import Awaitable
 from typing import Any, Final, TypeVar, cast
 
 import wrapt
@@ -40,7 +41,7 @@ class InstrumentedApp:
         return getattr(self.app, name)
 
 
-async def serve(target: Any, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+def serve(target: Any, app: App, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Serve one connection of an instrumented app.
 
     Args:
@@ -49,22 +50,23 @@ async def serve(target: Any, app: App, scope: Scope, receive: Receive, send: Sen
         scope: as the ASGI server gave it.
         receive: the same.
         send: the same.
+
+    Returns:
+        What is to be awaited.
     """
     kind = scope["type"]
     if TRAIL_KEY in scope or kind not in {"http", "websocket", "lifespan"}:
         # The app around this one has taken the request already
-        await app(scope, receive, send)
-    elif kind == "lifespan":
-        await _live(target, app, scope, receive, send)
-    elif kind == "websocket":
-        await serve_websocket(app, scope, receive, send, current_border())
-    else:
-        border = current_border()
-        path = border.metrics_path
-        if path and is_scrape(scope, path) and not has_route(target, path):
-            await answer_scrape(scope, send)
-        else:
-            await serve_request(app, scope, receive, send, border)
+        return app(scope, receive, send)
+    if kind == "lifespan":
+        return _live(target, app, scope, receive, send)
+    border = current_border()
+    if kind == "websocket":
+        return serve_websocket(app, scope, receive, send, border)
+    path = border.metrics_path
+    if path and is_scrape(scope, path) and not has_route(target, path):
+        return answer_scrape(scope, send)
+    return serve_request(app, scope, receive, send, border)
 
 
 async def _live(target: Any, app: App, scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,6 +22,9 @@ _KNOWN_METHODS: Final = frozenset(
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 # Longer ones carry nothing for us: a host has at most 253 characters, and the propagators refuse what is longer than this
 _MAX_HEADER_LENGTH: Final = 8_192
+_NOTHING: Final = Context()
+_known_servers: Final[dict[tuple[bytes, str], tuple[str | None, int | None]]] = {}
+_MAX_REMEMBERED: Final = 1_000
 # Headers that may stand in several lines, which mean the same as one with commas
 _LISTS: Final = frozenset({b"tracestate", b"baggage"})
 
@@ -79,11 +82,10 @@ def read_headers(scope: Scope, wanted: frozenset[bytes]) -> dict[bytes, bytes]:
 
 def incoming_thread(headers: Mapping[bytes, bytes], border: Border) -> tuple[Context, tuple[Carried, ...]]:
     """Return the context that a request continues, and what its span is linked to instead where callers are not trusted."""
-    carrier = {name: value for name, value in headers.items() if name in border.carriers}
-    if not carrier:
-        return Context(), ()
-    carried = extract(carrier)
-    return (carried.context, ()) if border.trusts else (Context(), (carried,))
+    if border.carriers.isdisjoint(headers):
+        return _NOTHING, ()
+    carried = extract({name: value for name, value in headers.items() if name in border.carriers})
+    return (carried.context, ()) if border.trusts else (_NOTHING, (carried,))
 
 
 def request_attributes(scope: Scope, headers: Mapping[bytes, bytes]) -> dict[str, Any]:
@@ -92,24 +94,27 @@ def request_attributes(scope: Scope, headers: Mapping[bytes, bytes]) -> dict[str
     Source: https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server-span
     """
     # A websocket's handshake is a GET, and its scope does not say so
-    method = scope.get("method", "GET")
-    scheme = scope.get("scheme") or ("ws" if scope["type"] == "websocket" else "http")
+    get = scope.get
+    method = get("method", "GET")
+    scheme = get("scheme") or ("ws" if scope["type"] == "websocket" else "http")
     attributes: dict[str, Any] = {
         semconv.HTTP_REQUEST_METHOD: method if method in _KNOWN_METHODS else OTHER_METHOD,
         semconv.URL_SCHEME: scheme,
-        semconv.URL_PATH: scope.get("path", ""),
+        semconv.URL_PATH: get("path", ""),
     }
     if method not in _KNOWN_METHODS:
         attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
-    if query := scope.get("query_string"):
+    if query := get("query_string"):
         attributes[semconv.URL_QUERY] = query.decode("latin-1")
-    if version := scope.get("http_version"):
+    if version := get("http_version"):
         attributes[semconv.NETWORK_PROTOCOL_VERSION] = version
-    if client := scope.get("client"):
+    if client := get("client"):
         attributes[semconv.CLIENT_ADDRESS] = client[0]
     if agent := headers.get(b"user-agent"):
         attributes[semconv.USER_AGENT_ORIGINAL] = agent.decode("latin-1")
-    address, port = _server(scope, headers, scheme)
+    host = headers.get(b"host")
+    known = _known_servers.get((host, scheme)) if host else None
+    address, port = known or _server(scope, host, scheme)
     if address:
         attributes[semconv.SERVER_ADDRESS] = address
         if port is not None:
@@ -117,14 +122,18 @@ def request_attributes(scope: Scope, headers: Mapping[bytes, bytes]) -> dict[str
     return attributes
 
 
-def _server(scope: Scope, headers: Mapping[bytes, bytes], scheme: str) -> tuple[str | None, int | None]:
-    host = headers.get(b"host")
+def _server(scope: Scope, host: bytes | None, scheme: str) -> tuple[str | None, int | None]:
     if not host:
         server = scope.get("server") or (None, None)
         return server[0], server[1]
     text = host.decode("latin-1")
     # A colon within brackets is part of an IPv6 address
-    name, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not colon:
-        return text.strip("[]"), _DEFAULT_PORTS.get(scheme)
-    return name.strip("[]"), int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else None
+    name, colon, digits = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+    port = _DEFAULT_PORTS.get(scheme)
+    if colon:
+        text, port = name, int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 5 else None
+    found = text.strip("[]"), port
+    # Most services are called by few names; what clients make up is not remembered for ever
+    if len(_known_servers) < _MAX_REMEMBERED:
+        _known_servers[host, scheme] = found
+    return found

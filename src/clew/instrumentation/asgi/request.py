@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Final, cast
-
-from opentelemetry import trace
+from typing import Any, Final, NamedTuple, cast
 
 from clew import clock
 from clew.catalog import semconv
@@ -27,7 +25,7 @@ from clew.instrumentation.asgi.incoming import (
 from clew.instrumentation.asgi.protocol import FASTAPI_TELEMETRY_KEY, TRAIL_KEY, App, Message, Receive, Scope, Send
 from clew.instrumentation.asgi.routes import Trail, find_template
 from clew.pipeline.current import attach, detach
-from clew.pipeline.tracing import CORRELATION_KEY
+from clew.pipeline.tracing import CORRELATION_KEY, RecordedSpan
 
 CLIENT_DISCONNECT: Final = "client_disconnect"
 """The ``error.type`` of a request whose client went away before the response ended."""
@@ -38,44 +36,23 @@ LATE_WORK_S: Final = 0.1
 _request_size: Final[Histogram] = registry.declared(HTTP_REQUEST_SIZE)
 _response_size: Final[Histogram] = registry.declared(HTTP_RESPONSE_SIZE)
 
-Key = tuple[str | None, str | None, int | None, str | None, str | None]
-Series = tuple[BoundHistogram, BoundHistogram, BoundHistogram]
-_series: Final[dict[Key, Series]] = {}
+Key = tuple[str, str | None, int, str | None, str | None]
+
+
+class _Series(NamedTuple):
+    """What requests of the same labels have in common."""
+
+    name: str
+    duration: BoundHistogram
+    request_size: BoundHistogram
+    response_size: BoundHistogram
+
+
+_known_series: Final[dict[Key, _Series]] = {}
 _MAX_REMEMBERED: Final = 10_000
 
 current_exchange: ContextVar[HttpExchange | None] = ContextVar("clew_http_exchange", default=None)
 """The request that the code at hand works for, also after its response."""
-
-
-class ServerRequest(Operation):
-    """The operation of a request. Records the sizes of its bodies beside its duration."""
-
-    __slots__ = ("received_bytes", "sent_bytes")
-    received_bytes: int
-    sent_bytes: int
-
-    def _record_metrics(self, duration_s: float) -> None:
-        get = self.attributes.get
-        key = (
-            get(semconv.HTTP_REQUEST_METHOD),
-            get(semconv.HTTP_ROUTE),
-            get(semconv.HTTP_RESPONSE_STATUS_CODE),
-            get(semconv.URL_SCHEME),
-            self.error_type,
-        )
-        series = _series.get(key) or self._find_series(key)
-        span_context = self._span.get_span_context()
-        series[0].record_in(duration_s, span_context)
-        series[1].record_in(self.received_bytes, span_context)
-        series[2].record_in(self.sent_bytes, span_context)
-
-    def _find_series(self, key: Key) -> Series:
-        labels = {name: self.attributes[name] for name in HTTP_REQUEST_SIZE.labels if name in self.attributes}
-        duration = cast("BoundHistogram", self._plan.duration(self.attributes))
-        series = (duration, _request_size.bind(**labels), _response_size.bind(**labels))
-        if len(_series) < _MAX_REMEMBERED:
-            _series[key] = series
-        return series
 
 
 async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, border: Border) -> None:
@@ -86,8 +63,8 @@ async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, bo
         report("http request", problem)
         await app(scope, receive, send)
         return
-    operation = exchange.operation
-    token = attach(operation.context) if operation.context is not None else None
+    context = exchange.context
+    token = attach(context) if context is not None else None
     current = current_exchange.set(exchange)
     error: BaseException | None = None
     try:
@@ -103,8 +80,8 @@ async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, bo
             detach(token)
 
 
-class HttpExchange:
-    """A request and its response, as they pass between the server and the app.
+class HttpExchange(Operation):
+    """The operation of a request and its response, as they pass between the server and the app.
 
     Args:
         scope: the request; it is marked as taken.
@@ -121,21 +98,28 @@ class HttpExchange:
         "_handled",
         "_in_background",
         "_is_finished",
-        "_is_head",
         "_is_last_sent",
         "_lost",
+        "_method",
         "_receive",
         "_received_bytes",
         "_scope",
         "_send",
         "_sent_bytes",
+        "_series",
         "_status",
         "_trail",
         "_waits_for_trailers",
-        "operation",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, border: Border) -> None:
+        headers = read_headers(scope, border.wanted)
+        attributes = request_attributes(scope, headers)
+        self._method: str = attributes[semconv.HTTP_REQUEST_METHOD]
+        parent, links = incoming_thread(headers, border)
+        # The conventions want a method that nobody knows out of the name too
+        name = "HTTP" if self._method == OTHER_METHOD else self._method
+        super().__init__(HTTP_SERVER, attributes, name=name, parent=parent, links=links)
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -152,18 +136,12 @@ class HttpExchange:
         self._handled: Exception | None = None
         self._background_error: BaseException | None = None
         self._lost: OSError | None = None
+        self._series: _Series | None = None
         self._trail = Trail()
-        headers = read_headers(scope, border.wanted)
-        attributes = request_attributes(scope, headers)
-        method = attributes[semconv.HTTP_REQUEST_METHOD]
-        self._is_head = method == "HEAD"
-        parent, links = incoming_thread(headers, border)
-        # The conventions want a method that nobody knows out of the name too
-        name = "HTTP" if method == OTHER_METHOD else method
-        self.operation = ServerRequest(HTTP_SERVER, attributes, name=name, parent=parent, links=links)
-        self.operation.begin()
+        self.begin()
         scope[TRAIL_KEY] = self._trail
-        scope.setdefault(FASTAPI_TELEMETRY_KEY, None)
+        if FASTAPI_TELEMETRY_KEY not in scope:
+            scope[FASTAPI_TELEMETRY_KEY] = None
 
     async def receive(self) -> Message:
         """Receive for the app; count what came, and notice when the client left."""
@@ -230,27 +208,24 @@ class HttpExchange:
             self._ended_ns = clock.now_ns()
 
     def _late_operation(self) -> Operation:
-        request = self.operation
         route = find_template(self._trail, self._scope)
         # The same trace, so that one click shows both, and a link, which says that it is no part of the request
         return Operation(
             BACKGROUND_TASK,
             {} if route is None else {semconv.HTTP_ROUTE: route},
-            parent=request.context,
-            links=(trace.get_current_span(request.context).get_span_context(),),
+            parent=self.context,
+            links=(self._span.get_span_context(),),
         )
 
     def _started(self, message: Message) -> Message:
         self._status = message.get("status", 0)
         self._waits_for_trailers = bool(message.get("trailers", False))
-        context = self.operation.context
-        correlation_id = context.get(CORRELATION_KEY) if context is not None else None
         headers = message.get("headers") or ()
         name = self._border.correlation_header
         for header in headers:
             if header[0] == name or header[0].lower() == name:
                 return message
-        if correlation_id is None:
+        if self.context is None or (correlation_id := self.context.get(CORRELATION_KEY)) is None:
             return message
         return {**message, "headers": [*headers, (name, cast("str", correlation_id).encode())]}
 
@@ -261,7 +236,7 @@ class HttpExchange:
         middleware may end a response properly, that broke off in the middle, and raise afterwards.
         """
         self._ended_ns = clock.now_ns()
-        self.operation.stop_clock()
+        self._stopped = (clock.monotonic_ns(), self._ended_ns)
         if self._status >= 500:
             # A handler that answers for an exception does so while it is handled, and nobody sees it later
             handled = sys.exc_info()[1]
@@ -273,9 +248,9 @@ class HttpExchange:
     def _close_early(self, error: BaseException | None) -> None:
         """Judge an app that is done while its response is not."""
         if error is None and not self._client_left:
-            self.operation.fail("incomplete_response", "The app returned before it had sent a whole response.")
+            self.fail("incomplete_response", "The app returned before it had sent a whole response.")
         is_failure = isinstance(error, Exception) and not self._is_disconnect(error)
-        if not self._status and (is_failure or self.operation.error_type is not None):
+        if not self._status and (is_failure or self.error_type is not None):
             # The server answers in the app's place
             self._status = 500
 
@@ -283,26 +258,64 @@ class HttpExchange:
         if self._is_finished:
             return
         self._is_finished = True
-        operation = self.operation
-        error = error or self._handled
-        if self._client_left and (error is None or self._is_disconnect(error)):
-            operation.interrupt(CLIENT_DISCONNECT)
-            error = None
-        elif self._status >= 500 and error is None and operation.error_type is None:
-            operation.fail(str(self._status))
-        operation.received_bytes = self._received_bytes
-        operation.sent_bytes = 0 if self._is_head else self._sent_bytes
+        if error is not None or self._client_left or self._status >= 500:
+            error = self._outcome(error)
         try:
-            if self._status:
-                operation.set(semconv.HTTP_RESPONSE_STATUS_CODE, self._status)
-            route = find_template(self._trail, self._scope)
-            if route is not None:
-                operation.set(semconv.HTTP_ROUTE, route)
-                is_other = operation.attributes[semconv.HTTP_REQUEST_METHOD] == OTHER_METHOD
-                operation.rename(f"HTTP {route}" if is_other else None)
+            self._conclude()
         except Exception as problem:
             report("http request", problem)
-        operation.finish(error)
+        self.finish(error)
+
+    def _outcome(self, error: BaseException | None) -> BaseException | None:
+        """Tell a client that left from a failure; return what remains of the exception."""
+        error = error or self._handled
+        if self._client_left and (error is None or self._is_disconnect(error)):
+            self.interrupt(CLIENT_DISCONNECT)
+            return None
+        if self._status >= 500 and error is None and self.error_type is None:
+            self.fail(str(self._status))
+        return error
+
+    def _conclude(self) -> None:
+        """Add what is known from the response, and find the series that it belongs to."""
+        status, span = self._status, self._span
+        route = find_template(self._trail, self._scope)
+        known: dict[str, Any] = {semconv.HTTP_RESPONSE_STATUS_CODE: status} if status else {}
+        if route is not None:
+            known[semconv.HTTP_ROUTE] = route
+        self.attributes.update(known)
+        if type(span) is RecordedSpan:
+            for key, value in known.items():
+                span._put(key, value)
+        key = (self._method, route, status, self.attributes.get(semconv.URL_SCHEME), self.error_type)
+        self._series = _known_series.get(key)
+        if route is not None:
+            if self._series is not None:
+                self._name = self._series.name
+            else:
+                self._name = f"HTTP {route}" if self._method == OTHER_METHOD else self.kind.title(self.attributes)
+            if type(span) is RecordedSpan:
+                span._name = self._name
+
+    def _record_metrics(self, duration_s: float) -> None:
+        series = self._series or self._find_series()
+        span_context = self._span.get_span_context()
+        series.duration.record_in(duration_s, span_context)
+        series.request_size.record_in(self._received_bytes, span_context)
+        series.response_size.record_in(0 if self._method == "HEAD" else self._sent_bytes, span_context)
+
+    def _find_series(self) -> _Series:
+        attributes = self.attributes
+        labels = {name: attributes[name] for name in HTTP_REQUEST_SIZE.labels if name in attributes}
+        series = _Series(
+            self.name, self._plan.duration(attributes), _request_size.bind(**labels), _response_size.bind(**labels)
+        )
+        get = attributes.get
+        key = (self._method, get(semconv.HTTP_ROUTE), self._status, get(semconv.URL_SCHEME), self.error_type)
+        # 200, 200.0 and True are equal as keys, and are no equal labels
+        if len(_known_series) < _MAX_REMEMBERED and type(self._status) is int:
+            _known_series[key] = series
+        return series
 
     def _is_disconnect(self, error: BaseException) -> bool:
         """Tell whether an exception only says that the client is gone, or that the work was cancelled because of it."""
