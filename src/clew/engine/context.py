@@ -41,7 +41,7 @@ _destination: ContextVar[str | None] = ContextVar("clew_destination", default=No
 
 def new_correlation_id() -> str:
     """Return a fresh correlation id: 32 hexadecimal digits."""
-    return f"{random.getrandbits(128):032x}"
+    return random.getrandbits(128).to_bytes(16, "big").hex()
 
 
 def is_valid_correlation_id(text: str) -> bool:

@@ -28,9 +28,9 @@ from clew.diagnostics import report
 from clew.engine.coercion import attribute_value, clean
 from clew.pipeline.current import get_current
 from clew.pipeline.providers import SCOPE, Pipeline
-from clew.pipeline.records import LogItem
+from clew.pipeline.records import Facts, LogItem
 from clew.pipeline.redaction import Redactor
-from clew.pipeline.tracing import CORRELATION_ATTRIBUTE, CORRELATION_KEY, SPAN_KEY, RecordedSpan
+from clew.pipeline.tracing import CORRELATION_KEY, SPAN_KEY, RecordedSpan
 from clew.settings import Settings
 
 EventDict = MutableMapping[str, Any]
@@ -142,7 +142,7 @@ class LogStream:
                         attributes[semconv.CODE_FUNCTION_NAME],
                     ) = callsite
                 self._queue(time_ns, severity, event, logger_name, attributes, thread, error, stacktrace)
-            if self._writes_all or (self._render is not None and _is_own_warning(logger_name, severity)):
+            if self._writes_all or (severity.threshold >= logging.WARNING and _is_own(logger_name)):
                 self._write(time_ns, level, event, logger_name, fields, callsite, thread, stacktrace)
         except Exception as problem:
             report("log", problem)
@@ -152,46 +152,65 @@ class LogStream:
         level: str,
         event: str,
         logger_name: str,
-        fields: Mapping[str, Any],
+        fields: Mapping[str, Any] | Facts,
         duration_ns: int | None,
         context: Context,
         span: trace.Span,
         error: BaseException | None,
     ) -> None:
-        """Take an event of an operation. What its span has recorded is not turned into attributes a second time."""
+        """Take an event of an operation.
+
+        Args:
+            level: as in :meth:`take`.
+            event: what happened.
+            logger_name: who says so.
+            fields: more about it, or what it is made from when it is sent.
+            duration_ns: how long it took, where it has ended.
+            context: where its correlation id is.
+            span: what it is part of.
+            error: the exception that it is about.
+        """
         severity = _SEVERITIES[level]
         if severity.threshold < self.level:
             return
         try:
-            correlation_id: Any = context.get(CORRELATION_KEY)
-            ids = span._context if type(span) is RecordedSpan else span.get_span_context()
             time_ns = clock.now_ns()
-            stacktrace = _stacktrace(error) if error is not None else None
-            if self._pipeline is not None:
-                if type(span) is RecordedSpan:
-                    attributes = span._attributes.copy()
-                    attributes.pop(CORRELATION_ATTRIBUTE, None)
-                else:
-                    attributes = self._attributes(fields)
+            ids = span._context if isinstance(span, RecordedSpan) else span.get_span_context()
+            if not isinstance(fields, dict):
+                facts = cast("Facts", fields)
+                deferred = facts.at_start
                 if duration_ns is not None:
-                    attributes["duration_s"] = round(duration_ns / 1e9, 6)
-                if error is None:
-                    if correlation_id is not None:
-                        attributes["correlation_id"] = correlation_id
+                    facts.duration_ns = duration_ns
+                    deferred = facts.at_end
+                if error is None and not self._writes_all and self._pipeline is not None:
                     scope = self._scopes.get(logger_name) or self._scope(logger_name)
-                    number, text = severity.number, severity.text
                     self._pipeline.add_log(
                         _new_tuple(
-                            LogItem, (time_ns, number, text, event, attributes, ids[0], ids[1], ids[3], scope)
+                            LogItem,
+                            (
+                                time_ns,
+                                severity.number,
+                                severity.text,
+                                event,
+                                deferred,
+                                ids[0],
+                                ids[1],
+                                ids[3],
+                                scope,
+                            ),
                         )
                     )
-                else:
-                    thread = correlation_id, ids
-                    self._queue(time_ns, severity, event, logger_name, attributes, thread, error, stacktrace)
-            if self._writes_all or (self._render is not None and _is_own_warning(logger_name, severity)):
-                more = {} if duration_ns is None else {"duration_s": round(duration_ns / 1e9, 6)}
-                thread = correlation_id, ids
-                self._write(time_ns, level, event, logger_name, {**fields, **more}, None, thread, stacktrace)
+                    return
+                fields = deferred()
+            elif duration_ns is not None:
+                fields = {**fields, "duration_s": round(duration_ns / 1e9, 6)}
+            thread: _Thread = cast("str | None", context.get(CORRELATION_KEY)), ids
+            stacktrace = _stacktrace(error) if error is not None else None
+            if self._pipeline is not None:
+                attributes = self._attributes(fields)
+                self._queue(time_ns, severity, event, logger_name, attributes, thread, error, stacktrace)
+            if self._writes_all or (severity.threshold >= logging.WARNING and _is_own(logger_name)):
+                self._write(time_ns, level, event, logger_name, fields, None, thread, stacktrace)
         except Exception as problem:
             report("log", problem)
 
@@ -441,9 +460,9 @@ def get_logger(name: str = "", **fields: Any) -> structlog.typing.FilteringBound
     return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(*([name] if name else []), **fields))
 
 
-def _is_own_warning(logger_name: str, severity: _Severity) -> bool:
-    """Tell whether it is clew that warns: of lost telemetry nobody may hear by telemetry alone."""
-    return severity.threshold >= logging.WARNING and logger_name.partition(".")[0] == "clew"
+def _is_own(logger_name: str) -> bool:
+    """Tell whether it is clew that speaks: of lost telemetry nobody may hear by telemetry alone."""
+    return logger_name.partition(".")[0] == "clew"
 
 
 def _caller() -> FrameType | None:

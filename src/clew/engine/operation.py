@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -23,6 +23,7 @@ from clew.engine.instruments import BoundCounter
 from clew.engine.plan import plan_of, plans
 from clew.engine.runtime import state
 from clew.pipeline.current import attach, detach, get_current
+from clew.pipeline.records import Facts
 from clew.pipeline.tracing import CORRELATION_KEY, SPAN_KEY, RecordedSpan
 
 P = ParamSpec("P")
@@ -55,6 +56,7 @@ class Operation:
     __slots__ = (
         "_active",
         "_error",
+        "_facts",
         "_interrupted",
         "_links",
         "_name",
@@ -95,6 +97,7 @@ class Operation:
         self._started_ns = 0
         self._active: BoundCounter | None = None
         self._error: BaseException | None = None
+        self._facts: Facts | None = None
         self._interrupted = False
         self._stopped: tuple[int, int] | None = None
 
@@ -216,22 +219,30 @@ class Operation:
             if state.settings is None:
                 runtime.ready()
             plan = self._plan
-            current = get_current() if self._parent is None and not self._root else self._parent_context()
+            given = self._parent
+            current: Context
+            if type(given) is Context and not self._root:
+                current = given
+            else:
+                current = get_current() if given is None and not self._root else self._parent_context()
             context = Context(current)
             if CORRELATION_KEY not in context:
                 _put(context, CORRELATION_KEY, new_correlation_id())
+            facts = self._facts
+            if facts is not None:
+                facts.correlation_id = cast("str | None", context[CORRELATION_KEY])
             tracer = state.tracer
             if tracer is not None:
                 span: Any = current.get(SPAN_KEY)
                 parent: SpanContext | None = None
                 if span is not None:
-                    parent = span._context if type(span) is RecordedSpan else span.get_span_context()
+                    parent = span._context if isinstance(span, RecordedSpan) else span.get_span_context()
                 links = _links(self._links, parent or trace.INVALID_SPAN_CONTEXT) if self._links else ()
                 name = self._name or self.kind.title(self.attributes)
                 if len(name) > MAX_NAME_LENGTH:
                     name = clean(name, MAX_NAME_LENGTH)
                 self._span = span = tracer.begin(
-                    name, context, parent, plan.span_kind, self.attributes, links, start_time_ns, self._clean
+                    name, context, parent, plan.span_kind, self.attributes, links, start_time_ns, self._clean, facts
                 )
                 _put(context, SPAN_KEY, span)
             self.context = context
@@ -242,8 +253,17 @@ class Operation:
                 if plan.active_labels is not None:
                     self._active = active = plan.active(self.attributes)
                     active.add(1)
-            if plan.start_event is not None:
-                self._write_event(plan.level, plan.start_event)
+            if plan.start_event is not None and state.log_stream is not None:
+                state.log_stream.take_event(
+                    plan.level,
+                    plan.start_event,
+                    plan.logger_name,
+                    facts or self.attributes,
+                    None,
+                    context,
+                    self._span,
+                    None,
+                )
         except Exception as error:
             if is_strict():
                 raise
@@ -267,11 +287,20 @@ class Operation:
                         self._active.add(-1)
                     if plan.duration_labels is not None:
                         self._record_metrics(duration_ns / 1e9)
+                    level, event, cause = plan.level, plan.end_event, None
                     if self.error_type is not None and not self._interrupted:
-                        if plan.error_event is not None:
-                            self._write_event("error", plan.error_event, duration_ns)
-                    elif plan.end_event is not None:
-                        self._write_event(plan.level, plan.end_event, duration_ns)
+                        level, event, cause = "error", plan.error_event, self._error
+                    if event is not None and state.log_stream is not None:
+                        state.log_stream.take_event(
+                            level,
+                            event,
+                            plan.logger_name,
+                            self._facts or self.attributes,
+                            duration_ns,
+                            self.context,
+                            self._span,
+                            cause,
+                        )
             finally:
                 self._span.end(None if stopped is None else stopped[1])
         except Exception as problem:
@@ -354,14 +383,6 @@ class Operation:
 
     def _record_metrics(self, duration_s: float) -> None:
         self._plan.duration(self.attributes).record_in(duration_s, self._span.get_span_context())
-
-    def _write_event(self, level: str, event: str, duration_ns: int | None = None) -> None:
-        stream, context = state.log_stream, self.context
-        if stream is not None and context is not None:
-            error = self._error if level == "error" else None
-            stream.take_event(
-                level, event, self._plan.logger_name, self.attributes, duration_ns, context, self._span, error
-            )
 
 
 # What a context refuses once it is in use, and its maker may do before

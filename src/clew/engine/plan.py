@@ -51,7 +51,7 @@ class Plan:
         self.start_event = kind.events.start
         self.end_event = kind.events.end
         self.error_event = kind.events.error
-        self.level = kind.events.level
+        self.level: str = kind.events.level
         self.logger_name = f"clew.{kind.name}"
         self.active_labels = kind.active.labels if kind.active is not None else None
         self.duration_labels = kind.duration.labels if kind.duration is not None else None

@@ -68,6 +68,8 @@ class Encoder:
         return bytes(request.SerializeToString())
 
     def _stock(self, item):
+        if callable(item.attributes):
+            item = item._replace(attributes=item.attributes())
         return ReadableLogRecord(
             log_record=LogRecord(
                 timestamp=item.time_ns,

@@ -28,6 +28,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.util.types import Attributes
 
 from clew import clock
+from clew.pipeline.records import Facts
 from clew.pipeline.sampling import Keep, ThreadSampler
 
 logger = logging.getLogger("clew.pipeline")
@@ -211,6 +212,23 @@ class RecordedSpan(sdk.Span):
                 guest.on_end(self)
 
 
+class DeferredSpan(RecordedSpan):
+    """A span whose attributes are put together when somebody asks for them: mostly the export thread."""
+
+    _built: dict[str, Any] | None = None
+    _facts: Facts
+
+    @property
+    def _attributes(self) -> dict[str, Any]:  # type: ignore[override]
+        built = self._built
+        if built is None:
+            built = self._built = self._facts.attributes()
+            limit = self._tracer.max_attributes
+            if limit is not None and len(built) > limit:
+                self._shorten(limit)
+        return built
+
+
 class Tracer(sdk.Tracer):
     """Starts spans. Made by :class:`TracerProvider`."""
 
@@ -270,6 +288,7 @@ class Tracer(sdk.Tracer):
         links: Sequence[Link],
         start_time: int | None,
         clean: Clean | None,
+        facts: Facts | None = None,
     ) -> trace.Span:
         """Start a span whose parent is known.
 
@@ -283,6 +302,7 @@ class Tracer(sdk.Tracer):
             start_time: nanoseconds since the epoch; ``None`` for now.
             clean: makes the attributes fit for a span, and is only called where one is recorded; ``None`` does what the SDK
                 does.
+            facts: what the attributes are made from later, in place of ``attributes``.
         """
         if not self._tracer_config.is_enabled:
             return trace.NonRecordingSpan(parent or trace.INVALID_SPAN_CONTEXT)
@@ -305,6 +325,8 @@ class Tracer(sdk.Tracer):
             )
             is_recording = flags & _SAMPLED
         else:
+            if facts is not None:
+                attributes = facts.attributes()
             span_context, is_recording, attributes = self._sample(name, context, parent, kind, attributes, links)
         kept_if = None
         if not is_recording:
@@ -314,31 +336,38 @@ class Tracer(sdk.Tracer):
                 return trace.NonRecordingSpan(span_context)
             kept_if = self.keep
         # Built by hand: an initialiser would cost as much again
-        span: RecordedSpan = _new(RecordedSpan)
+        span: RecordedSpan
+        if facts is None:
+            span = _new(RecordedSpan)
+        else:
+            span = _new(DeferredSpan)
+            span._facts = facts
         span._is_open = True
         span._name = name
         span._context = span_context
         span._parent = parent
         span._kind = kind
         span._tracer = self
-        if not attributes:
-            span._attributes = kept = {}
-        elif clean is not None:
-            span._attributes = kept = clean(attributes)
-        else:
-            bounded = BoundedAttributes(self.max_attributes, attributes, max_value_len=self.max_length)
-            span._attributes = kept = cast("dict[str, Any]", bounded.copy())
-            if bounded.dropped:
-                span._dropped_attributes = bounded.dropped
+        if facts is None:
+            kept: dict[str, Any] = {}
+            if attributes:
+                if clean is not None:
+                    kept = clean(attributes)
+                else:
+                    bounded = BoundedAttributes(self.max_attributes, attributes, max_value_len=self.max_length)
+                    kept = cast("dict[str, Any]", bounded.copy())
+                    if bounded.dropped:
+                        span._dropped_attributes = bounded.dropped
+            span._attributes = kept
+            if (correlation_id := context.get(CORRELATION_KEY)) is not None:
+                kept[CORRELATION_ATTRIBUTE] = correlation_id
+            if self.max_attributes is not None and len(kept) > self.max_attributes:
+                span._shorten(self.max_attributes)
         if links:
             span._links = span._new_links(links)
         if kept_if is not None:
             span._kept_if = kept_if
         span._start_time = start_time if start_time is not None else clock.now_ns()
-        if (correlation_id := context.get(CORRELATION_KEY)) is not None:
-            kept[CORRELATION_ATTRIBUTE] = correlation_id
-        if self.max_attributes is not None and len(kept) > self.max_attributes:
-            span._shorten(self.max_attributes)
         if self.counts_spans:
             decision = Decision.RECORD_AND_SAMPLE if span_context[3] & _SAMPLED else Decision.RECORD_ONLY
             span._record_end_metrics = self._tracer_metrics.start_span(parent, decision)

@@ -64,7 +64,7 @@ def serve(target: Any, app: App, scope: Scope, receive: Receive, send: Send) -> 
     if kind == "websocket":
         return serve_websocket(app, scope, receive, send, border)
     path = border.metrics_path
-    if path and is_scrape(scope, path) and not has_route(target, path):
+    if path and scope["path"].endswith(path) and is_scrape(scope, path) and not has_route(target, path):
         return answer_scrape(scope, send)
     return serve_request(app, scope, receive, send, border)
 

@@ -16,22 +16,23 @@ from clew.engine.instruments import BoundHistogram, Histogram
 from clew.engine.metrics import registry
 from clew.engine.operation import Operation
 from clew.instrumentation.asgi.incoming import (
+    KNOWN_METHODS,
     OTHER_METHOD,
     Border,
+    RequestFacts,
     incoming_thread,
     read_headers,
-    request_attributes,
 )
 from clew.instrumentation.asgi.protocol import FASTAPI_TELEMETRY_KEY, TRAIL_KEY, App, Message, Receive, Scope, Send
 from clew.instrumentation.asgi.routes import Trail, find_template
 from clew.pipeline.current import attach, detach
-from clew.pipeline.tracing import CORRELATION_KEY, RecordedSpan
+from clew.pipeline.tracing import CORRELATION_KEY, DeferredSpan
 
 CLIENT_DISCONNECT: Final = "client_disconnect"
 """The ``error.type`` of a request whose client went away before the response ended."""
 
-LATE_WORK_S: Final = 0.1
-"""Work after a response that is no background task of Starlette's gets a span when it takes at least this long, in seconds."""
+LATE_WORK_NS: Final = 100_000_000
+"""Work after a response that is no background task of Starlette's gets a span when it takes at least this long, in nanoseconds."""
 
 _request_size: Final[Histogram] = registry.declared(HTTP_REQUEST_SIZE)
 _response_size: Final[Histogram] = registry.declared(HTTP_RESPONSE_SIZE)
@@ -103,6 +104,7 @@ class HttpExchange(Operation):
         "_method",
         "_receive",
         "_received_bytes",
+        "_scheme",
         "_scope",
         "_send",
         "_sent_bytes",
@@ -114,12 +116,18 @@ class HttpExchange(Operation):
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, border: Border) -> None:
         headers = read_headers(scope, border.wanted)
-        attributes = request_attributes(scope, headers)
-        self._method: str = attributes[semconv.HTTP_REQUEST_METHOD]
+        facts = RequestFacts(scope, headers)
+        method, scheme = facts.method, facts.scheme
+        # The conventions want a method that nobody knows out of the name and the labels
+        name = method
+        if method not in KNOWN_METHODS:
+            name, method = "HTTP", OTHER_METHOD
         parent, links = incoming_thread(headers, border)
-        # The conventions want a method that nobody knows out of the name too
-        name = "HTTP" if self._method == OTHER_METHOD else self._method
-        super().__init__(HTTP_SERVER, attributes, name=name, parent=parent, links=links)
+        labels = {semconv.HTTP_REQUEST_METHOD: method, semconv.URL_SCHEME: scheme}
+        Operation.__init__(self, HTTP_SERVER, labels, name=name, parent=parent, links=links)
+        self._facts: RequestFacts = facts
+        self._method: str = method
+        self._scheme: str = scheme
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -180,12 +188,12 @@ class HttpExchange(Operation):
 
     def close(self, error: BaseException | None) -> None:
         """Take note that the app has returned or raised."""
-        if error is self._background_error:
+        if error is not None and error is self._background_error:
             error = None
         if not self._ended_ns and not self._is_finished:
             self._close_early(error)
         self._finish(error)
-        if self._ended_ns and clock.now_ns() - self._ended_ns >= LATE_WORK_S * 1e9:
+        if self._ended_ns and clock.now_ns() - self._ended_ns >= LATE_WORK_NS:
             late = self._late_operation()
             late.begin(start_time_ns=self._ended_ns)
             late.finish()
@@ -278,28 +286,33 @@ class HttpExchange(Operation):
 
     def _conclude(self) -> None:
         """Add what is known from the response, and find the series that it belongs to."""
-        status, span = self._status, self._span
-        route = find_template(self._trail, self._scope)
-        known: dict[str, Any] = {semconv.HTTP_RESPONSE_STATUS_CODE: status} if status else {}
-        if route is not None:
-            known[semconv.HTTP_ROUTE] = route
-        self.attributes.update(known)
-        if type(span) is RecordedSpan:
-            for key, value in known.items():
-                span._put(key, value)
-        key = (self._method, route, status, self.attributes.get(semconv.URL_SCHEME), self.error_type)
-        self._series = _known_series.get(key)
-        if route is not None:
-            if self._series is not None:
-                self._name = self._series.name
-            else:
+        facts, status, span = self._facts, self._status, self._span
+        trail = self._trail
+        route = trail.template if trail.leaf is not None else find_template(trail, self._scope)
+        facts.status, facts.route = status, route
+        facts.error_type = self.error_type
+        series = self._series = _known_series.get((self._method, route, status, self._scheme, self.error_type))
+        if series is not None:
+            self._name = series.name
+        else:
+            # What the labels and the name are made of
+            self.attributes.update(facts.start())
+            self.attributes.update(facts.attributes())
+            if route is not None:
                 self._name = f"HTTP {route}" if self._method == OTHER_METHOD else self.kind.title(self.attributes)
-            if type(span) is RecordedSpan:
+        if type(span) is DeferredSpan:
+            if self._name is not None:
                 span._name = self._name
+            if span._built is not None:
+                # Somebody has read them already, so that they are put together no more
+                for key, value in ((semconv.HTTP_RESPONSE_STATUS_CODE, status or None), (semconv.HTTP_ROUTE, route)):
+                    if value is not None:
+                        span._put(key, value)
 
     def _record_metrics(self, duration_s: float) -> None:
         series = self._series or self._find_series()
-        span_context = self._span.get_span_context()
+        span = self._span
+        span_context = span._context if type(span) is DeferredSpan else span.get_span_context()
         series.duration.record_in(duration_s, span_context)
         series.request_size.record_in(self._received_bytes, span_context)
         series.response_size.record_in(0 if self._method == "HEAD" else self._sent_bytes, span_context)
@@ -310,8 +323,7 @@ class HttpExchange(Operation):
         series = _Series(
             self.name, self._plan.duration(attributes), _request_size.bind(**labels), _response_size.bind(**labels)
         )
-        get = attributes.get
-        key = (self._method, get(semconv.HTTP_ROUTE), self._status, get(semconv.URL_SCHEME), self.error_type)
+        key = (self._method, attributes.get(semconv.HTTP_ROUTE), self._status, self._scheme, self.error_type)
         # 200, 200.0 and True are equal as keys, and are no equal labels
         if len(_known_series) < _MAX_REMEMBERED and type(self._status) is int:
             _known_series[key] = series

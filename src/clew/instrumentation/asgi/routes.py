@@ -23,12 +23,11 @@ _MAX_DEPTH: Final = 50
 class Trail:
     """The routes that one request was handed down."""
 
-    __slots__ = ("_ends_in_router", "_leaf", "_prefix")
-
-    def __init__(self) -> None:
-        self._prefix = ""
-        self._leaf: str | None = None
-        self._ends_in_router = True
+    # Most requests take one route and no mount
+    _prefix = ""
+    _ends_in_router = True
+    leaf: str | None = None
+    """The template of the route that was taken last, beneath the mounts; ``None`` where none was."""
 
     def mount(self, template: str, *, is_router: bool) -> None:
         """Note that a mount was taken.
@@ -38,12 +37,8 @@ class Trail:
             is_router: the mounted app has routes of its own, and without one of them nothing was matched.
         """
         self._prefix += template
-        self._leaf = None
+        self.leaf = None
         self._ends_in_router = is_router
-
-    def route(self, template: str) -> None:
-        """Note that a route was taken."""
-        self._leaf = template
 
     @property
     def template(self) -> str | None:
@@ -53,12 +48,12 @@ class Trail:
             >>> trail = Trail()
             >>> trail.mount("/m", is_router=True)
             >>> trail.template
-            >>> trail.route("/{x}")
+            >>> trail.leaf = "/{x}"
             >>> trail.template
             '/m/{x}'
         """
-        if self._leaf is not None:
-            return self._prefix + self._leaf or "/"
+        if self.leaf is not None:
+            return self._prefix + self.leaf or "/"
         return None if self._ends_in_router else self._prefix or "/"
 
 
@@ -117,14 +112,14 @@ def _note(kind: Any, note: Callable[[Trail, Any, Scope], None]) -> None:
 
 
 def _route(trail: Trail, route: Any, _scope: Scope) -> None:
-    trail.route(route.path_format)
+    trail.leaf = route.path_format
 
 
 def _api_route(trail: Trail, route: Any, scope: Scope) -> None:
     # Where a router was included, newer FastAPI keeps the prefix beside the route
     context = scope.get("fastapi", {}).get("effective_route_context")
     included = context is not None and context.original_route is route
-    trail.route(context.path_format if included else route.path_format)
+    trail.leaf = context.path_format if included else route.path_format
 
 
 def _frontend(trail: Trail, group: Any, scope: Scope) -> None:
@@ -133,7 +128,7 @@ def _frontend(trail: Trail, group: Any, scope: Scope) -> None:
     prefix = context.frontend_prefix if included else ""
     _match, _child, route = group._match(scope, prefix=prefix)
     if route is not None:
-        trail.route(f"{prefix}{route.path}".rstrip("/") + _MOUNTED)
+        trail.leaf = f"{prefix}{route.path}".rstrip("/") + _MOUNTED
 
 
 def _mount(router_kind: type, trail: Trail, mount: Any, _scope: Scope) -> None:

@@ -13,7 +13,7 @@ from clew.diagnostics import report
 from clew.engine.instruments import BoundCounter, Counter
 from clew.engine.metrics import registry
 from clew.engine.operation import Operation
-from clew.instrumentation.asgi.incoming import Border, incoming_thread, read_headers, request_attributes
+from clew.instrumentation.asgi.incoming import Border, RequestFacts, incoming_thread, read_headers
 from clew.instrumentation.asgi.protocol import FASTAPI_TELEMETRY_KEY, TRAIL_KEY, App, Message, Receive, Scope, Send
 from clew.instrumentation.asgi.request import CLIENT_DISCONNECT
 from clew.instrumentation.asgi.routes import Trail, find_template
@@ -92,7 +92,7 @@ class WebsocketExchange:
         self._trail = Trail()
         headers = read_headers(scope, border.wanted)
         parent, links = incoming_thread(headers, border)
-        self.operation = Operation(WEBSOCKET, request_attributes(scope, headers), parent=parent, links=links)
+        self.operation = Operation(WEBSOCKET, RequestFacts(scope, headers).start(), parent=parent, links=links)
         self.operation.begin()
         scope[TRAIL_KEY] = self._trail
         scope.setdefault(FASTAPI_TELEMETRY_KEY, None)
