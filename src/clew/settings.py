@@ -194,8 +194,8 @@ class Settings(BaseSettings):
     metrics_temporality: Annotated[Temporality, BeforeValidator(_lower)] = Field(
         default="cumulative", validation_alias=_otel("exporter_otlp_metrics_temporality_preference")
     )
-    """What a sent point of a counter or histogram tells of: ``cumulative``, everything since the start; ``delta``, what came since the
-    last one; ``lowmemory``, the same, but for observable counters."""
+    """What a sent point tells of: ``cumulative`` of everything so far, ``delta`` of what came since the last one, ``lowmemory`` the
+    same but for observable counters."""
     histogram_aggregation: Annotated[HistogramAggregation, BeforeValidator(_lower)] = Field(
         default="explicit_bucket_histogram",
         validation_alias=_otel("exporter_otlp_metrics_default_histogram_aggregation"),
