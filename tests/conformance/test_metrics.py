@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import Counter as SdkCounter
 from opentelemetry.sdk.metrics import Histogram as SdkHistogram
@@ -37,6 +37,7 @@ LABELS = st.sampled_from(["a", "b", "c", 7])
 EXACT = st.integers(-(2**30), 2**30) | st.integers(-(2**30), 2**30).map(lambda number: number / 1024)
 WIDE = EXACT | st.floats(1e-300, 1e300).map(lambda number: math.ldexp(1.0, math.frexp(number)[1]))
 READ, SEND = "read", "send"
+UNTIMED = settings(deadline=None, max_examples=80)
 
 
 def steps(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -179,6 +180,7 @@ def play(name: str, script: list[Any], *, delta: bool) -> Iterator[tuple[dict[An
 
 @pytest.mark.parametrize("delta", [False, True])
 @pytest.mark.parametrize("name", ["t.up_down", "t.histogram"])
+@UNTIMED
 @given(script=steps(EXACT))
 def test_sums_and_buckets_are_the_same(script, name, delta):
     for ours, theirs in play(name, script, delta=delta):
@@ -186,12 +188,14 @@ def test_sums_and_buckets_are_the_same(script, name, delta):
 
 
 @pytest.mark.parametrize("delta", [False, True])
+@UNTIMED
 @given(script=steps(EXACT.map(abs)))
 def test_counters_are_the_same(script, delta):
     for ours, theirs in play("t.counter", script, delta=delta):
         assert {key: told(point) for key, point in ours.items()} == {key: told(point) for key, point in theirs.items()}
 
 
+@UNTIMED
 @given(script=steps(EXACT))
 def test_gauges_are_the_same(script):
     for ours, theirs in play("t.gauge", script, delta=False):
@@ -199,6 +203,7 @@ def test_gauges_are_the_same(script):
 
 
 @pytest.mark.parametrize("delta", [False, True])
+@UNTIMED
 @given(script=steps(EXACT | WIDE))
 def test_exponential_buckets_are_the_same(script, delta):
     # The SDK collects once, all that a point of clew's is about: where it puts collections together, it fails once a sign appears
@@ -223,6 +228,7 @@ def test_exponential_buckets_are_the_same(script, delta):
             assert total == pytest.approx(its[key][1])
 
 
+@UNTIMED
 @given(value=st.floats(2.3e-308, 1.79e308), scale=st.integers(-10, 20))
 def test_a_measurement_lies_within_the_bounds_of_its_bucket(value, scale):
     index = bucket_of(value, scale)
@@ -230,12 +236,14 @@ def test_a_measurement_lies_within_the_bounds_of_its_bucket(value, scale):
     assert upper_bound(index - 1, scale) * (1 - 1e-12) <= value <= upper_bound(index, scale) * (1 + 1e-12)
 
 
+@UNTIMED
 @given(exponent=st.integers(-1022, 1023), scale=st.integers(-10, 20))
 def test_a_power_of_two_is_its_buckets_upper_bound(exponent, scale):
     index = bucket_of(math.ldexp(1.0, exponent), scale)
     assert index == ((exponent << scale) - 1 if scale > 0 else (exponent - 1) >> -scale)
 
 
+@UNTIMED
 @given(labels=st.lists(st.integers(0, 12), max_size=60))
 def test_too_many_series_overflow_as_the_sdks_do(labels):
     reader = InMemoryMetricReader(cardinality_limits={SdkCounter: LIMIT - 1})
@@ -250,6 +258,7 @@ def test_too_many_series_overflow_as_the_sdks_do(labels):
     assert len(sdk) <= LIMIT
 
 
+@UNTIMED
 @given(script=steps(EXACT.map(abs)))
 def test_deltas_abut_and_come_to_the_total(script):
     ours = Clew(delta=True)

@@ -244,6 +244,6 @@ class BoundGauge:
                 self._value = number
                 return
             problem = f"needs finite numbers ({shown(value)})"
-        except Exception as error:
-            problem = f"{error} ({type(value).__name__})"
+        except Exception:
+            problem = f"a {type(value).__name__} is no number"
         report(f"metric {self._metric}", problem)

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import Any, Final
 
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, TraceFlags
 
 from clew import clock
 from clew.diagnostics import report
@@ -20,6 +20,7 @@ MOST_SAMPLES: Final = 20
 """How many measurements may become exemplars of a point."""
 # A reader waits this long for another that is adding up; then it leaves the series out, which loses nothing
 _PATIENCE_S: Final = 1.0
+_SAMPLED: Final = int(TraceFlags.SAMPLED)
 
 
 class Tally:
@@ -54,6 +55,7 @@ class Series(ABC):
         "_buffer",
         "_interval",
         "_leaving",
+        "_left_behind",
         "_lock",
         "_metric",
         "_pending",
@@ -74,6 +76,7 @@ class Series(ABC):
         self._samples: dict[int, Sample] = {}
         self._interval: State | None = None
         self._total, self._pending, self._leaving = Tally(), Tally(), Tally()
+        self._left_behind = False
 
     @property
     def live(self) -> bool:
@@ -101,7 +104,8 @@ class Series(ABC):
             now_ns: the time.
             since_ns: when the last points left, for a point of what came since then; ``None`` for everything so far.
         """
-        if not self._lock.acquire(timeout=_PATIENCE_S):
+        self._left_behind = not self._lock.acquire(timeout=_PATIENCE_S)
+        if self._left_behind:
             return None
         try:
             self._settle()
@@ -117,7 +121,8 @@ class Series(ABC):
 
     def left(self) -> None:
         """Forget what :meth:`leave` returned: it is on its way."""
-        self._leaving = Tally()
+        if not self._left_behind:
+            self._leaving = Tally()
 
     def _fold(self) -> None:
         """Add up what was appended, unless somebody else does."""
@@ -142,6 +147,8 @@ class Series(ABC):
         samples = self._samples
         if samples:
             self._samples = {}
+            # A thread may be about to put one more into what was taken away
+            samples = samples.copy()
         if self._interval is not None or samples:
             interval, self._interval = self._interval, None
             self._count(interval, samples)
@@ -160,10 +167,11 @@ class Series(ABC):
     def _sample_within(self, value: Number, span: Any) -> None:
         try:
             span_context = span.get_span_context()
+            # Most spans that are not sampled are turned away here
+            if span_context.trace_flags & _SAMPLED or exemplars.in_any_span:
+                self._sample(value, span_context)
         except Exception as error:
             report("current span", error)
-        else:
-            self._sample(value, span_context)
 
     def _sample(self, value: Number, span_context: SpanContext) -> None:
         """Keep a measurement, the first one of its bucket since somebody read."""
@@ -180,9 +188,11 @@ class Series(ABC):
             number = number_of(value)
             if least <= number <= LARGEST:
                 self._buffer.append(number)
+                if len(self._buffer) >= BATCH:
+                    self._fold()
                 return
-        except Exception as error:
-            problem = f"{error} ({type(value).__name__})"
+        except Exception:
+            problem = f"a {type(value).__name__} is no number"
         report(f"metric {self._metric}", problem)
 
 

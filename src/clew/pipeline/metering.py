@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.metrics import (
     AlwaysOffExemplarFilter,
     AlwaysOnExemplarFilter,
     Counter,
+    Exemplar,
     ExemplarFilter,
     Histogram,
     MeterProvider,
@@ -46,6 +48,7 @@ _DELTA: Final[dict[Temporality, tuple[type, ...]]] = {
 
 Source: https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/#additional-environment-variable-configuration
 """
+_MOST_EXEMPLARS: Final = 20
 _EXEMPLAR_FILTERS: Final[dict[str, Callable[[], ExemplarFilter]]] = {
     "trace_based": TraceBasedExemplarFilter,
     "always_on": AlwaysOnExemplarFilter,
@@ -91,6 +94,40 @@ class _PulledMetricReader(MetricReader):
         """Nothing to let go of."""
 
 
+class _UnsentExemplars:
+    """The exemplars of libraries that went to somebody who read: the SDK forgets them when they are read, and they are to be sent."""
+
+    def __init__(self) -> None:
+        self._by_point: dict[tuple[str, str, str], list[Exemplar]] = {}
+
+    def keep(self, scopes: list[ScopeMetrics]) -> None:
+        for key, points, index in _places(scopes):
+            if points[index].exemplars:
+                kept = self._by_point.setdefault(key, [])
+                kept.extend(points[index].exemplars)
+                del kept[:-_MOST_EXEMPLARS]
+
+    def add_to(self, scopes: list[ScopeMetrics]) -> None:
+        if self._by_point:
+            for key, points, index in _places(scopes):
+                if kept := self._by_point.get(key):
+                    points[index] = replace(points[index], exemplars=[*kept, *points[index].exemplars])
+            self._by_point.clear()
+
+
+def _places(scopes: list[ScopeMetrics]) -> Iterator[tuple[tuple[str, str, str], Any, int]]:
+    """Yield every point as a place in a list, and what tells it from others."""
+    for scope in scopes:
+        for metric in scope.metrics:
+            points: Any = metric.data.data_points
+            for index, point in enumerate(points):
+                yield (
+                    (scope.scope.name, metric.name, str(sorted((point.attributes or {}).items(), key=str))),
+                    points,
+                    index,
+                )
+
+
 class Metering:
     """The provider of meters for libraries, and every metric of the process as points.
 
@@ -121,15 +158,19 @@ class Metering:
             return []
         with self._collecting:
             own = self._source.read(clock.now_ns())
-            return _present(own) + _scopes(self._reading)
+            libraries = _scopes(self._reading)
+            if self._reading is self._sending:
+                self._unsent.keep(libraries)
+            return _present(own) + libraries
 
     def send(self) -> list[ScopeMetrics]:
         """Return the points to be sent. What could not be collected, because something failed, is part of the next ones."""
         with self._collecting:
             own = self._source.leave(clock.now_ns(), delta=self._settings.metrics_temporality != "cumulative")
-            scopes = _present(own) + _scopes(self._sending)
+            libraries = _scopes(self._sending)
             self._source.left()
-        return scopes
+            self._unsent.add_to(libraries)
+        return _present(own) + libraries
 
     def forget_libraries(self) -> None:
         """Let the instruments that libraries made begin at zero: the SDK keeps their values by reader."""
@@ -156,6 +197,7 @@ class Metering:
         self.forget_libraries()
 
     def _make_readers(self) -> None:
+        self._unsent = _UnsentExemplars()
         self._reading = _PulledMetricReader(self._settings, "cumulative")
         temporality = self._settings.metrics_temporality
         self._sending = (
