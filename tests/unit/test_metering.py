@@ -201,11 +201,14 @@ DELTA = {
 def test_each_kind_of_instrument_has_the_temporality_that_the_standard_gives_it(start, temporality):
     process = start(metrics_temporality=temporality)
     measure_everything(process)()
+    sent = process.sent()
     found = {
         metric.name: getattr(metric, metric.WhichOneof("data")).aggregation_temporality
-        for metric in process.sent()
+        for metric in sent
         if metric.WhichOneof("data") != "gauge"
     }
+    (advised,) = (metric.histogram.data_points[0] for metric in sent if metric.name == "lib.advised")
+    assert list(advised.explicit_bounds) == [1, 2, 4]
     delta = DELTA[temporality]
     if delta:
         delta = delta | {"own.open", "own.exponential"}
@@ -232,12 +235,13 @@ def test_a_handle_from_before_the_configuration_has_the_buckets_of_the_configura
         Histogram, Metric(name="t.early", type="histogram", unit="s", description=""), open_labels=True
     )
     bound = histogram.bind(step="import")
+    bound.record(3)
     registry.configure(Settings.load(histogram_aggregation=EXPONENTIAL), before_collection=lambda: None)
     bound.record(3)
     scope = registry.read(1)
     assert scope is not None
     point: Any = scope.metrics[0].data.data_points[0]
-    assert point.positive.bucket_counts == (1,)
+    assert point.positive.bucket_counts == (2,)
 
 
 def test_deltas_abut_and_tell_only_of_what_was_measured(start):

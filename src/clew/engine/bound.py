@@ -205,11 +205,6 @@ class BoundGauge:
         self._started_ns = clock.now_ns()
         self._value: Number | None = None
 
-    @property
-    def live(self) -> bool:
-        """Whether it was set."""
-        return self._value is not None
-
     def set(self, value: float) -> None:
         """Replace the value; see :meth:`clew.engine.instruments.Gauge.set`."""
         kind = type(value)

@@ -322,11 +322,11 @@ class Histogram(Instrument):
     _kind: type[BoundHistogram] = BoundHistogram
 
     def adopt(self, *, exponential: bool) -> None:
-        """Take over which buckets are used where the declaration leaves it open; once there are measurements, they stay."""
+        """Take over which buckets are used where the declaration leaves it open; once measurements were added up, they stay."""
         chosen = self.declaration.exponential
         with self._lock:
             series = [series for _, series in self._all()]
-            if any(one.live for one in series):
+            if any(one.is_added_up for one in series):
                 return
             self._kind = BoundExponentialHistogram if (exponential if chosen is None else chosen) else BoundHistogram
             for one in series:

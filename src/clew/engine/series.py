@@ -79,9 +79,9 @@ class Series(ABC):
         self._left_behind = False
 
     @property
-    def live(self) -> bool:
-        """Whether there was a measurement."""
-        return bool(self._buffer) or self._interval is not None or self._total.state is not None
+    def is_added_up(self) -> bool:
+        """Whether there were measurements of which only what they came to is left."""
+        return self._interval is not None or self._total.state is not None
 
     def read(self, attributes: Attributes, now_ns: int) -> Any:
         """Return the point of everything so far, or ``None``."""
