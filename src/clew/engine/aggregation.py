@@ -185,7 +185,7 @@ class ExponentialDistribution:
         """Add other measurements; the scale becomes the finest one that both fit."""
         self._lower_scale(self.scale - other.scale)
         for mine, theirs in ((self.positive, other.positive), (self.negative, other.negative)):
-            if theirs:
+            if theirs and not (self.scale == other.scale and theirs.keys() <= mine.keys()):
                 by = other.scale - self.scale
                 self._make_room(mine, min(theirs) >> by, max(theirs) >> by)
         by = other.scale - self.scale
@@ -282,7 +282,10 @@ def _dense(counts: Mapping[int, int]) -> Buckets:
     if not counts:
         return Buckets(offset=0, bucket_counts=())
     first, last = min(counts), max(counts)
-    return Buckets(offset=first, bucket_counts=tuple(counts.get(index, 0) for index in range(first, last + 1)))
+    dense = [0] * (last - first + 1)
+    for index, count in counts.items():
+        dense[index - first] = count
+    return Buckets(offset=first, bucket_counts=tuple(dense))
 
 
 def total(values: list[Number]) -> Number:
@@ -301,6 +304,8 @@ def carried(value: Number) -> Number:
 
 def real(value: Number) -> float:
     """Return a sum as a finite floating-point number."""
+    if type(value) is float and -LARGEST <= value <= LARGEST:
+        return value
     try:
         number = float(value)
     except OverflowError:
