@@ -26,6 +26,9 @@ Sampler = Literal[
 ]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "console", "json", "none"]
+Temporality = Literal["cumulative", "delta", "lowmemory"]
+HistogramAggregation = Literal["explicit_bucket_histogram", "base2_exponential_bucket_histogram"]
+ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
 Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
 
@@ -188,6 +191,20 @@ class Settings(BaseSettings):
     """Characters that are kept of an attribute's value."""
     max_series: int = Field(default=2_000, ge=1)
     """Series of one metric; further label values are counted together under ``otel.metric.overflow``."""
+    metrics_temporality: Annotated[Temporality, BeforeValidator(_lower)] = Field(
+        default="cumulative", validation_alias=_otel("exporter_otlp_metrics_temporality_preference")
+    )
+    """What a sent point tells of: ``cumulative`` of everything so far, ``delta`` of what came since the last one, ``lowmemory`` the
+    same but for observable counters."""
+    histogram_aggregation: Annotated[HistogramAggregation, BeforeValidator(_lower)] = Field(
+        default="explicit_bucket_histogram",
+        validation_alias=_otel("exporter_otlp_metrics_default_histogram_aggregation"),
+    )
+    """The buckets of histograms for which the app names none; ``base2_exponential_bucket_histogram`` adapts them to what is measured."""
+    exemplar_filter: Annotated[ExemplarFilter, BeforeValidator(_lower)] = Field(
+        default="trace_based", validation_alias=_otel("metrics_exemplar_filter")
+    )
+    """Which measurements may become exemplars; ``trace_based`` are those made within a recorded trace."""
 
     # What happens when it can't go out
     spool_dir: Path | None = None

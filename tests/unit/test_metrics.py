@@ -124,7 +124,7 @@ def test_too_many_series_overflow_into_one(captured_telemetry, monkeypatch):
     series = [item for item in captured_telemetry.metrics if item.name == "t.overflow"]
     assert len(series) == 10
     assert sum(item.value for item in series) == 1_000
-    assert [item.value for item in series if item.labels == {"otel.metric.overflow": "true"}] == [991]
+    assert [item.value for item in series if item.labels == {"otel.metric.overflow": True}] == [991]
 
 
 def test_a_name_of_another_kind_is_reported(captured_telemetry):

@@ -44,6 +44,7 @@ class Metric:
         description: one sentence.
         labels: the attributes that tell its series apart.
         buckets: upper bounds of a histogram's buckets, in the metric's unit.
+        exponential: whether a histogram has exponential buckets instead; ``None`` leaves it to the settings.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Metric:
     description: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = SECONDS_BUCKETS
+    exponential: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from opentelemetry import trace
-from opentelemetry.sdk.metrics.export import Histogram, ScopeMetrics, Sum
+from opentelemetry.sdk.metrics.export import ExponentialHistogram, Histogram, ScopeMetrics, Sum
 from prometheus_client import exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
@@ -81,8 +81,6 @@ def _families(scopes: Iterable[ScopeMetrics], resource: dict[str, Any]) -> Itera
     for scope in scopes:
         for metric in scope.metrics:
             family = _family(metric)
-            if family is None:
-                continue
             # Two scopes may have an instrument of one name, and a family must be written in one piece
             if (known := seen.get(family.name)) is not None and known.type == family.type:
                 known.samples.extend(family.samples)
@@ -91,25 +89,35 @@ def _families(scopes: Iterable[ScopeMetrics], resource: dict[str, Any]) -> Itera
     yield from seen.values()
 
 
-def _family(metric: Any) -> Family | None:
-    data, unit = metric.data, metric.unit or ""
+def _family(metric: Any) -> Family:
+    data: Any = metric.data
+    unit = metric.unit or ""
     names = sorted({key for point in data.data_points for key in point.attributes or {}})
     labels = [_label(name) for name in names]
     family: Any
+    point: Any
     if isinstance(data, Histogram):
         family = HistogramMetricFamily(prometheus_name(metric.name, unit), metric.description or "", labels=labels)
         for point in data.data_points:
             family.add_metric(_values(point, names), _buckets(point), point.sum)
         return family  # type: ignore[no-any-return]
-    if data.data_points and not hasattr(data.data_points[0], "value"):
-        # Exponential histograms have no place in the text formats
-        return None
+    if isinstance(data, ExponentialHistogram):
+        # The text formats have no exponential buckets. Classic ones made of them would be others at each change of scale, which
+        # Prometheus takes for a reset; the count and the sum are right
+        family = HistogramMetricFamily(prometheus_name(metric.name, unit), metric.description or "", labels=labels)
+        for point in data.data_points:
+            buckets = [("+Inf", point.count, _exemplar(point.exemplars[-1] if point.exemplars else None))]
+            family.add_metric(_values(point, names), buckets, point.sum)
+        return family  # type: ignore[no-any-return]
     if isinstance(data, Sum) and data.is_monotonic:
         family = CounterMetricFamily(
             prometheus_name(metric.name, unit, monotonic=True), metric.description or "", labels=labels
         )
-    else:
-        family = GaugeMetricFamily(prometheus_name(metric.name, unit), metric.description or "", labels=labels)
+        for point in data.data_points:
+            exemplar = _exemplar(point.exemplars[-1] if point.exemplars else None)
+            family.add_metric(_values(point, names), point.value, exemplar=exemplar)
+        return family  # type: ignore[no-any-return]
+    family = GaugeMetricFamily(prometheus_name(metric.name, unit), metric.description or "", labels=labels)
     for point in data.data_points:
         family.add_metric(_values(point, names), point.value)
     return family  # type: ignore[no-any-return]
@@ -122,7 +130,11 @@ def _label(name: str) -> str:
 
 def _values(point: Any, names: list[str]) -> list[str]:
     attributes = point.attributes or {}
-    return [str(attributes.get(name, "")) for name in names]
+    return [_text(attributes.get(name, "")) for name in names]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _buckets(point: Any) -> list[Any]:

@@ -1,160 +1,176 @@
-"""The metric handles: counters, gauges, histograms and timers, each aggregated in place, one series for each set of labels."""
+"""The metric handles: counters, gauges, histograms and timers, with one series for each set of labels."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
 import threading
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar, cast
 
-from opentelemetry import trace
-from opentelemetry.sdk.metrics import Exemplar
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    HistogramDataPoint,
-    NumberDataPoint,
-    Sum,
-)
-from opentelemetry.sdk.metrics.export import (
-    Gauge as GaugeData,
-)
-from opentelemetry.sdk.metrics.export import (
-    Histogram as HistogramData,
-)
-from opentelemetry.sdk.metrics.export import (
-    Metric as MetricData,
-)
+from opentelemetry.sdk.metrics.export import AggregationTemporality, ExponentialHistogramDataPoint, Sum
+from opentelemetry.sdk.metrics.export import ExponentialHistogram as ExponentialHistogramData
+from opentelemetry.sdk.metrics.export import Gauge as GaugeData
+from opentelemetry.sdk.metrics.export import Histogram as HistogramData
+from opentelemetry.sdk.metrics.export import Metric as MetricData
 
 from clew import clock
 from clew.catalog.kind import Metric
 from clew.diagnostics import report
-from clew.engine.coercion import label_value
+from clew.engine.aggregation import Attributes
+from clew.engine.bound import (
+    BoundCounter,
+    BoundExponentialHistogram,
+    BoundGauge,
+    BoundHistogram,
+    BoundUpDownCounter,
+)
+from clew.engine.coercion import MAX_LABEL_LENGTH, clean, label_value
+from clew.engine.series import number_of
+
+__all__ = [
+    "BoundCounter",
+    "BoundExponentialHistogram",
+    "BoundGauge",
+    "BoundHistogram",
+    "BoundUpDownCounter",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "Instrument",
+    "Timer",
+    "UpDownCounter",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Labels = tuple[tuple[str, str | int], ...]
 
-OVERFLOW: Final[Labels] = (("otel.metric.overflow", "true"),)
-_CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
+OVERFLOW: Final[Attributes] = {"otel.metric.overflow": True}
+"""The labels of the series in which measurements are counted that came after there were too many series."""
 
+MAX_LABELS: Final = 128
+# Label values of these types are told apart by type and value; a text must be one that is kept as it is
+_REMEMBERED: Final = frozenset({str, int, bool, type(None)})
+# The same labels may be given in another order, and need not be remembered in each
+_WAYS_REMEMBERED: Final = 4
 
-class _Number:
-    """One series of a counter or gauge."""
-
-    __slots__ = ("exemplar", "live", "started_ns", "value")
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every measurement, and that there was one."""
-        self.live = False
-        self.started_ns = clock.now_ns()
-        self.value: int | float = 0
-        self.exemplar: Exemplar | None = None
-
-
-class _Distribution:
-    """One series of a histogram."""
-
-    __slots__ = ("bounds", "counts", "exemplars", "live", "max", "min", "started_ns", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every measurement, and that there was one."""
-        self.live = False
-        self.started_ns = clock.now_ns()
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.total = 0.0
-        self.min = math.inf
-        self.max = -math.inf
-        self.exemplars: dict[int, Exemplar] = {}
-
-
-def _exemplar(value: float) -> Exemplar | None:
-    """Return a sample of a measurement made within a recorded trace, which the metric can be clicked through to."""
-    span = trace.get_current_span()
-    span_context = span.get_span_context()
-    if not span_context.trace_flags.sampled:
-        return None
-    return Exemplar(
-        filtered_attributes={},
-        value=value,
-        time_unix_nano=clock.now_ns(),
-        span_id=span_context.span_id,
-        trace_id=span_context.trace_id,
-    )
-
-
-S = TypeVar("S", _Number, _Distribution)
+_UNKNOWN: Final = ((), None)
 
 
 class Instrument(ABC):
-    """What all handles have in common: a declaration, and one series for each combination of label values."""
+    """What all handles have in common: a declaration, and one series for each combination of label values.
+
+    Args:
+        declaration: the name, the unit, the labels.
+        open_labels: whether labels may be given that the declaration does not name.
+        max_series: tells how many series there may be.
+    """
+
+    _leaves_as_delta: ClassVar[bool] = False
 
     def __init__(self, declaration: Metric, *, open_labels: bool, max_series: Callable[[], int]) -> None:
         self.declaration = declaration
         self._open_labels = open_labels
         self._max_series = max_series
         self._series: dict[Labels, Any] = {}
-        self._by_values: dict[Any, Any] = {}
-        self.reset()
+        self._overflow: Any = None
+        # By labels as they were given: where all are texts, and else together with the types of the values
+        self._by_texts: dict[Any, Any] = {}
+        self._by_types: dict[Any, Any] = {}
+        self._lock = threading.RLock()
 
     def reset(self) -> None:
         """Set every series back to nothing. Bound handles stay valid: they were often made once, at import."""
-        self._lock = threading.Lock()
-        for series in self._series.values():
+        self._lock = threading.RLock()
+        for _, series in self._all():
             series.reset()
 
+    @abstractmethod
     def _new_series(self) -> Any:
-        return _Number()
+        """Return an empty series."""
+
+    def _all(self) -> list[tuple[Attributes, Any]]:
+        with self._lock:
+            series: list[tuple[Attributes, Any]] = [(dict(labels), series) for labels, series in self._series.items()]
+            return series if self._overflow is None else [*series, (OVERFLOW.copy(), self._overflow)]
+
+    def _bind(self, labels: dict[str, Any]) -> Any:
+        try:
+            as_given = tuple(labels.items())
+            series = self._by_texts.get(as_given)
+            if series is not None:
+                return series
+            types, series = self._by_types.get(as_given, _UNKNOWN)
+            # 1, 1.0 and True are equal, but they are not the same label
+            if series is not None and types == tuple(map(type, labels.values())):
+                return series
+        except Exception:  # noqa: S110 - a value without a hash is made a text like any other
+            pass
+        try:
+            return self._find(labels)
+        except Exception as error:
+            report(f"metric {self.declaration.name}", error)
+            return self._new_series()
 
     def _find(self, labels: dict[str, Any]) -> Any:
-        """Return the series of these labels, the overflow series when there are too many."""
-        try:
-            # Labels that were seen before, as they were given, need no checks
-            key = tuple(labels.items())
-            series = self._by_values.get(key)
-        except TypeError:
-            key, series = (), None
-        if series is not None:
-            return series
-        clean = self._clean(labels)
+        """Return the series of labels that were not met before, or not as texts; the overflow series when there are too many."""
+        kept, as_they_are = self._clean(labels)
+        key = tuple(sorted(kept.items()))
         with self._lock:
-            series = self._series.get(clean)
+            series = self._series.get(key)
             if series is None:
-                if len(self._series) >= self._max_series() - 1 and clean:
-                    return self._series.setdefault(OVERFLOW, self._new_series())
-                series = self._series[clean] = self._new_series()
-            if key and all(type(value) is str for value in labels.values()) and len(self._by_values) < 10_000:
-                self._by_values[key] = series
+                if key and len(self._series) >= self._max_series() - 1:
+                    if self._overflow is None:
+                        self._overflow = self._new_series()
+                    return self._overflow
+                series = self._series[key] = self._new_series()
+            types = tuple(map(type, labels.values()))
+            if as_they_are and _REMEMBERED.issuperset(types):
+                texts = all(kind is str for kind in types)
+                memory = self._by_texts if texts else self._by_types
+                if len(memory) < self._max_series() * _WAYS_REMEMBERED:
+                    memory[tuple(labels.items())] = series if texts else (types, series)
         return series
 
-    def _clean(self, labels: dict[str, Any]) -> Labels:
-        known = self.declaration.labels
+    def _clean(self, labels: dict[str, Any]) -> tuple[dict[str, str | int], bool]:
+        """Return labels as they are kept, and whether these are the given ones, but for the form of values that are no text."""
+        known, given = self.declaration.labels, labels
         if not self._open_labels and not labels.keys() <= set(known):
             unknown = sorted(labels.keys() - set(known))
             report(
                 f"metric {self.declaration.name}",
-                f"{', '.join(unknown)}: not among the labels it was declared with ({', '.join(known) or 'none'})",
+                f"{', '.join(unknown)[:MAX_LABEL_LENGTH]}: not among the labels it was declared with ({', '.join(known) or 'none'})",
             )
             labels = {name: value for name, value in labels.items() if name in known}
-        return tuple(sorted((name, label_value(value)) for name, value in labels.items()))
+        if len(labels) > MAX_LABELS:
+            report(f"metric {self.declaration.name}", f"has {len(labels)} labels, of which {MAX_LABELS} are kept")
+            labels = dict(list(labels.items())[:MAX_LABELS])
+        kept = {clean(name, MAX_LABEL_LENGTH): label_value(value) for name, value in labels.items()}
+        as_they_are = kept.keys() == given.keys() and all(
+            type(value) is not str or kept[name] == value for name, value in given.items()
+        )
+        return kept, as_they_are
 
-    def data(self, now_ns: int) -> MetricData | None:
-        """Return the points of now, or ``None`` when nothing was recorded."""
-        with self._lock:
-            points = [
-                self._point(dict(labels), series, now_ns) for labels, series in self._series.items() if series.live
-            ]
+    def read(self, now_ns: int) -> MetricData | None:
+        """Return the points of everything so far, or ``None`` when nothing was recorded."""
+        return self._data([series.read(labels, now_ns) for labels, series in self._all()], delta=False)
+
+    def leave(self, now_ns: int, since_ns: int | None) -> MetricData | None:
+        """Return the points to be sent, or ``None``; see :meth:`clew.engine.series.Series.leave`."""
+        delta = since_ns is not None and self._leaves_as_delta
+        since_ns = since_ns if delta else None
+        return self._data([series.leave(labels, now_ns, since_ns) for labels, series in self._all()], delta=delta)
+
+    def left(self) -> None:
+        """Forget what :meth:`leave` returned: it is on its way."""
+        for _, series in self._all():
+            series.left()
+
+    def _data(self, points: list[Any], *, delta: bool) -> MetricData | None:
+        points = [point for point in points if point is not None]
         if not points:
             return None
         declaration = self.declaration
@@ -162,49 +178,12 @@ class Instrument(ABC):
             name=declaration.name,
             description=declaration.description,
             unit=declaration.unit,
-            data=self._aggregate(points),
-        )
-
-    def _point(self, labels: dict[str, str | int], series: Any, now_ns: int) -> Any:
-        return NumberDataPoint(
-            attributes=labels,
-            start_time_unix_nano=series.started_ns,
-            time_unix_nano=now_ns,
-            value=series.value,
-            exemplars=[series.exemplar] if series.exemplar is not None else [],
+            data=self._aggregate(points, AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE),
         )
 
     @abstractmethod
-    def _aggregate(self, points: list[Any]) -> Any:
+    def _aggregate(self, points: list[Any], temporality: AggregationTemporality) -> Any:
         """Return the points as the SDK's public data of this kind of metric."""
-
-
-class BoundCounter:
-    """A counter with its labels fixed, for hot paths. Made by :meth:`Counter.bind`."""
-
-    __slots__ = ("_instrument", "_monotonic", "_series")
-
-    def __init__(self, instrument: Instrument, series: _Number, *, monotonic: bool) -> None:
-        self._instrument = instrument
-        self._series = series
-        self._monotonic = monotonic
-
-    def add(self, value: float = 1) -> None:
-        """Add to the series; see :meth:`Counter.add`."""
-        series = self._series
-        try:
-            exemplar = _exemplar(value) if self._monotonic else None
-            if value >= 0 or not self._monotonic:
-                with self._instrument._lock:
-                    series.live = True
-                    series.value += value
-                    if exemplar is not None:
-                        series.exemplar = exemplar
-                return
-            problem: Exception | str = f"a counter can't go down (add({value!r}))"
-        except Exception as error:
-            problem = error
-        report(f"metric {self._instrument.declaration.name}", problem)
 
 
 class Counter(Instrument):
@@ -216,26 +195,28 @@ class Counter(Instrument):
         >>> orders.add(1, channel="web")
     """
 
+    _leaves_as_delta = True
+
     def add(self, value: float = 1, /, **labels: Any) -> None:
         """Add ``value``, which is 0 or more, to the series of ``labels``. A negative or non-numeric value is counted and left out."""
-        self.bind(**labels).add(value)
+        self._bind(labels).add(value)
 
     def set_total(self, value: float, /, **labels: Any) -> None:
         """Take over a total that something else counts."""
-        series = self._find(labels)
-        with self._lock:
-            series.live, series.value = True, value
+        try:
+            self.bind(**labels).set_total(number_of(value))
+        except Exception as error:
+            report(f"metric {self.declaration.name}", error)
 
     def bind(self, **labels: Any) -> BoundCounter:
         """Return a handle of one series."""
-        try:
-            return BoundCounter(self, self._find(labels), monotonic=True)
-        except Exception as error:
-            report(f"metric {self.declaration.name}", error)
-            return BoundCounter(self, _Number(), monotonic=True)
+        return cast("BoundCounter", self._bind(labels))
 
-    def _aggregate(self, points: list[Any]) -> Any:
-        return Sum(data_points=points, aggregation_temporality=_CUMULATIVE, is_monotonic=True)
+    def _new_series(self) -> BoundCounter:
+        return BoundCounter(self.declaration.name)
+
+    def _aggregate(self, points: list[Any], temporality: AggregationTemporality) -> Any:
+        return Sum(data_points=points, aggregation_temporality=temporality, is_monotonic=True)
 
 
 class UpDownCounter(Instrument):
@@ -243,18 +224,17 @@ class UpDownCounter(Instrument):
 
     def add(self, value: float = 1, /, **labels: Any) -> None:
         """Add ``value``, which may be negative, to the series of ``labels``."""
-        self.bind(**labels).add(value)
+        self._bind(labels).add(value)
 
-    def bind(self, **labels: Any) -> BoundCounter:
+    def bind(self, **labels: Any) -> BoundUpDownCounter:
         """Return a handle of one series."""
-        try:
-            return BoundCounter(self, self._find(labels), monotonic=False)
-        except Exception as error:
-            report(f"metric {self.declaration.name}", error)
-            return BoundCounter(self, _Number(), monotonic=False)
+        return cast("BoundUpDownCounter", self._bind(labels))
 
-    def _aggregate(self, points: list[Any]) -> Any:
-        return Sum(data_points=points, aggregation_temporality=_CUMULATIVE, is_monotonic=False)
+    def _new_series(self) -> BoundUpDownCounter:
+        return BoundUpDownCounter(self.declaration.name)
+
+    def _aggregate(self, points: list[Any], temporality: AggregationTemporality) -> Any:
+        return Sum(data_points=points, aggregation_temporality=temporality, is_monotonic=False)
 
 
 class Gauge(Instrument):
@@ -267,52 +247,18 @@ class Gauge(Instrument):
     """
 
     def set(self, value: float, /, **labels: Any) -> None:
-        """Replace the value of the series of ``labels``."""
-        try:
-            series = self._find(labels)
-            number = value if type(value) is int else float(value)
-            with self._lock:
-                series.live = True
-                series.value = number
-        except Exception as error:
-            report(f"metric {self.declaration.name}", error)
+        """Replace the value of the series of ``labels``. One that is not a finite number is counted and left out."""
+        self._bind(labels).set(value)
 
-    def _aggregate(self, points: list[Any]) -> Any:
+    def bind(self, **labels: Any) -> BoundGauge:
+        """Return a handle of one series."""
+        return cast("BoundGauge", self._bind(labels))
+
+    def _new_series(self) -> BoundGauge:
+        return BoundGauge(self.declaration.name)
+
+    def _aggregate(self, points: list[Any], temporality: AggregationTemporality) -> Any:
         return GaugeData(data_points=points)
-
-
-class BoundHistogram:
-    """A histogram with its labels fixed, for hot paths. Made by :meth:`Histogram.bind`."""
-
-    __slots__ = ("_instrument", "_series")
-
-    def __init__(self, instrument: Instrument, series: _Distribution) -> None:
-        self._instrument = instrument
-        self._series = series
-
-    def record(self, value: float) -> None:
-        """Record a measurement; see :meth:`Histogram.record`."""
-        series = self._series
-        try:
-            index = bisect_left(series.bounds, value)
-            exemplar = _exemplar(value)
-            if -math.inf < value < math.inf:
-                with self._instrument._lock:
-                    series.live = True
-                    series.counts[index] += 1
-                    series.total += value
-                    series.min = min(series.min, value)
-                    series.max = max(series.max, value)
-                    if exemplar is not None:
-                        series.exemplars[index] = exemplar
-                return
-            problem: Exception | str = f"a measurement must be finite ({value!r})"
-        except Exception as error:
-            problem = error
-        report(f"metric {self._instrument.declaration.name}", problem)
-
-    def record_in(self, value, span_context):
-        self.record(value)
 
 
 class Timer:
@@ -372,38 +318,37 @@ class Histogram(Instrument):
         >>> size.record(52_133)
     """
 
-    def _new_series(self) -> Any:
-        return _Distribution(self.declaration.buckets)
+    _leaves_as_delta = True
+    _kind: type[BoundHistogram] = BoundHistogram
+
+    def adopt(self, *, exponential: bool) -> None:
+        """Take over which buckets are used where the declaration leaves it open; once measurements were added up, they stay."""
+        chosen = self.declaration.exponential
+        with self._lock:
+            series = [series for _, series in self._all()]
+            if any(one.is_added_up for one in series):
+                return
+            self._kind = BoundExponentialHistogram if (exponential if chosen is None else chosen) else BoundHistogram
+            for one in series:
+                # A handle that was made before clew was configured stays the same object
+                one.__class__ = self._kind
 
     def record(self, value: float, /, **labels: Any) -> None:
         """Record a measurement in the metric's unit. One that is not a finite number is counted and left out."""
-        self.bind(**labels).record(value)
+        self._bind(labels).record(value)
 
     def bind(self, **labels: Any) -> BoundHistogram:
         """Return a handle of one series."""
-        try:
-            return BoundHistogram(self, self._find(labels))
-        except Exception as error:
-            report(f"metric {self.declaration.name}", error)
-            return BoundHistogram(self, self._new_series())
+        return cast("BoundHistogram", self._bind(labels))
 
     def time(self, **labels: Any) -> Timer:
         """Return a timer that records seconds: a context manager and a decorator."""
         return Timer(self.bind(**labels))
 
-    def _point(self, labels: dict[str, str | int], series: Any, now_ns: int) -> Any:
-        return HistogramDataPoint(
-            attributes=labels,
-            start_time_unix_nano=series.started_ns,
-            time_unix_nano=now_ns,
-            count=sum(series.counts),
-            sum=series.total,
-            bucket_counts=tuple(series.counts),
-            explicit_bounds=series.bounds,
-            min=series.min,
-            max=series.max,
-            exemplars=list(series.exemplars.values()),
-        )
+    def _new_series(self) -> BoundHistogram:
+        return self._kind(self.declaration.name, self.declaration.buckets)
 
-    def _aggregate(self, points: list[Any]) -> Any:
-        return HistogramData(data_points=points, aggregation_temporality=_CUMULATIVE)
+    def _aggregate(self, points: list[Any], temporality: AggregationTemporality) -> Any:
+        if isinstance(points[0], ExponentialHistogramDataPoint):
+            return ExponentialHistogramData(data_points=points, aggregation_temporality=temporality)
+        return HistogramData(data_points=points, aggregation_temporality=temporality)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, TypeVar
 
+from opentelemetry.sdk.metrics.export import Metric as MetricData
 from opentelemetry.sdk.metrics.export import ScopeMetrics
 
+from clew import clock
 from clew.catalog.kind import SECONDS_BUCKETS, Metric
 from clew.diagnostics import report
+from clew.engine.bound import use_exemplar_filter
 from clew.engine.instruments import Counter, Gauge, Histogram, Instrument, Timer, UpDownCounter
 from clew.pipeline.providers import SCOPE
+from clew.settings import Settings
 
 MAX_NAME_LENGTH: Final = 255
 
+Exponential = Literal["exponential"]
 Kind = TypeVar("Kind", bound=Instrument)
 
 
@@ -23,8 +29,25 @@ class MetricRegistry:
 
     def __init__(self) -> None:
         self.max_series = 2_000
-        self._lock = threading.Lock()
+        self._exponential = False
+        self._lock = threading.RLock()
         self._instruments: dict[str, Instrument] = {}
+        self._before: Callable[[], None] = _nothing
+        self._left_ns = self._leaving_ns = clock.now_ns()
+
+    def configure(self, settings: Settings, *, before_collection: Callable[[], None]) -> None:
+        """Take over what is chosen for the process; also for the handles that were made before.
+
+        Args:
+            settings: how many series there may be, which buckets, which exemplars.
+            before_collection: called before points are read, to set what is counted elsewhere.
+        """
+        self.max_series = settings.max_series
+        self._before = before_collection
+        use_exemplar_filter(settings.exemplar_filter)
+        self._exponential = settings.histogram_aggregation == "base2_exponential_bucket_histogram"
+        for instrument in self._all():
+            self._adopt(instrument)
 
     def declared(self, declaration: Metric) -> Any:
         """Return the instrument of a metric of the catalogue."""
@@ -43,46 +66,90 @@ class MetricRegistry:
         """
         with self._lock:
             known = self._instruments.get(declaration.name)
+            if type(known) is kind:
+                return known
+            made = kind(declaration, open_labels=open_labels, max_series=lambda: self.max_series)
+            self._adopt(made)
             if known is None:
-                made = kind(declaration, open_labels=open_labels, max_series=lambda: self.max_series)
                 self._instruments[declaration.name] = made
                 return made
-        if type(known) is kind:
-            return known
         report(
             f"metric {declaration.name}",
             f"is a {type(known).__name__} already and can't be a {kind.__name__}: choose another name",
         )
-        return kind(declaration, open_labels=open_labels, max_series=lambda: self.max_series)
+        return made
 
-    def scope(self, now_ns: int) -> ScopeMetrics | None:
-        """Return the points of now of every instrument, or ``None`` when there are none."""
-        with self._lock:
-            instruments = list(self._instruments.values())
-        metrics = [data for instrument in instruments if (data := instrument.data(now_ns)) is not None]
-        return ScopeMetrics(scope=SCOPE, metrics=metrics, schema_url=SCOPE.schema_url or "") if metrics else None
+    def read(self, now_ns: int) -> ScopeMetrics | None:
+        """Return the points of everything so far, or ``None`` when there are none. Nobody else's points become others by it."""
+        self._before()
+        return _scope([instrument.read(now_ns) for instrument in self._all()])
+
+    def leave(self, now_ns: int, *, delta: bool) -> ScopeMetrics | None:
+        """Return the points to be sent, or ``None``. Until :meth:`left` is called, they are part of the next ones as well.
+
+        Args:
+            now_ns: the time.
+            delta: counters and histograms tell of what came since the last points, not of everything so far.
+        """
+        self._before()
+        self._leaving_ns = now_ns
+        since_ns = self._left_ns if delta else None
+        return _scope([instrument.leave(now_ns, since_ns) for instrument in self._all()])
+
+    def left(self) -> None:
+        """Take note that what :meth:`leave` returned is on its way."""
+        self._left_ns = self._leaving_ns
+        for instrument in self._all():
+            instrument.left()
 
     def reset(self) -> None:
         """Set every series back to nothing: in a forked child, and between tests."""
-        self._lock = threading.Lock()
-        for instrument in self._instruments.values():
+        self._lock = threading.RLock()
+        self._left_ns = self._leaving_ns = clock.now_ns()
+        for instrument in self._all():
             instrument.reset()
+
+    def _adopt(self, instrument: Instrument) -> None:
+        if isinstance(instrument, Histogram):
+            instrument.adopt(exponential=self._exponential)
+
+    def _all(self) -> list[Instrument]:
+        with self._lock:
+            return list(self._instruments.values())
+
+
+def _nothing() -> None:
+    """Have nothing to set before points are read."""
+
+
+def _scope(metrics: list[MetricData | None]) -> ScopeMetrics | None:
+    present = [metric for metric in metrics if metric is not None]
+    return ScopeMetrics(scope=SCOPE, metrics=present, schema_url=SCOPE.schema_url or "") if present else None
 
 
 registry: Final = MetricRegistry()
 
 
 def _declaration(
-    name: str, kind: Any, unit: str, description: str, labels: Iterable[str], buckets: Iterable[float]
+    name: str,
+    kind: Any,
+    unit: str,
+    description: str,
+    labels: Iterable[str],
+    buckets: Iterable[float] | Exponential | None = None,
 ) -> Metric:
     text = name if isinstance(name, str) and name else "unnamed"
     if text != name or len(text) > MAX_NAME_LENGTH:
         report("metric", f"a metric's name is a text of 1 to {MAX_NAME_LENGTH} characters, not {str(name)[:50]!r}")
-    try:
-        bounds = tuple(sorted({float(bound) for bound in buckets}))
-    except (TypeError, ValueError) as error:
-        report(f"metric {text}", f"its buckets must be numbers ({error})")
-        bounds = SECONDS_BUCKETS
+    bounds: tuple[float, ...] = SECONDS_BUCKETS
+    exponential = None if buckets is None else buckets == "exponential"
+    if buckets is not None and not isinstance(buckets, str):
+        try:
+            bounds = tuple(sorted({float(bound) for bound in buckets if math.isfinite(bound)}))
+        except (TypeError, ValueError, OverflowError) as error:
+            report(f"metric {text}", f"its buckets must be numbers ({error})")
+    elif buckets not in (None, "exponential"):
+        report(f"metric {text}", f"its buckets must be numbers, or 'exponential', not {buckets[:50]!r}")
     return Metric(
         name=text[:MAX_NAME_LENGTH],
         type=kind,
@@ -90,6 +157,7 @@ def _declaration(
         description=description,
         labels=tuple(labels),
         buckets=bounds,
+        exponential=exponential,
     )
 
 
@@ -106,7 +174,7 @@ def counter(name: str, *, unit: str = "", description: str = "", labels: Iterabl
         >>> import clew
         >>> clew.counter("orders.placed", unit="{order}", labels=("channel",)).add(1, channel="web")
     """
-    declaration = _declaration(name, "counter", unit, description, labels or (), ())
+    declaration = _declaration(name, "counter", unit, description, labels or ())
     return registry.get(Counter, declaration, open_labels=labels is None)
 
 
@@ -114,13 +182,13 @@ def up_down_counter(
     name: str, *, unit: str = "", description: str = "", labels: Iterable[str] | None = None
 ) -> UpDownCounter:
     """Return the up-down counter of a name; see :func:`counter`."""
-    declaration = _declaration(name, "up_down_counter", unit, description, labels or (), ())
+    declaration = _declaration(name, "up_down_counter", unit, description, labels or ())
     return registry.get(UpDownCounter, declaration, open_labels=labels is None)
 
 
 def gauge(name: str, *, unit: str = "", description: str = "", labels: Iterable[str] | None = None) -> Gauge:
     """Return the gauge of a name; see :func:`counter`."""
-    declaration = _declaration(name, "gauge", unit, description, labels or (), ())
+    declaration = _declaration(name, "gauge", unit, description, labels or ())
     return registry.get(Gauge, declaration, open_labels=labels is None)
 
 
@@ -130,12 +198,17 @@ def histogram(
     unit: str = "",
     description: str = "",
     labels: Iterable[str] | None = None,
-    buckets: Iterable[float] = SECONDS_BUCKETS,
+    buckets: Iterable[float] | Exponential | None = None,
 ) -> Histogram:
     """Return the histogram of a name; see :func:`counter`.
 
     Args:
-        buckets: upper bounds, in the metric's unit; by default those for durations of requests in seconds.
+        buckets: upper bounds, in the metric's unit, or ``"exponential"`` for buckets that adapt to what is measured. By default
+            those for durations of requests in seconds, unless the settings say that buckets are exponential.
+
+    Example:
+        >>> import clew
+        >>> clew.histogram("upload.size", unit="By", buckets="exponential").record(52_133)
     """
     declaration = _declaration(name, "histogram", unit, description, labels or (), buckets)
     return registry.get(Histogram, declaration, open_labels=labels is None)

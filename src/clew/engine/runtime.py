@@ -100,7 +100,7 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
     global _exit_registered
     with _lock:
         diagnostics.set_strict(strict=settings.strict)
-        registry.max_series = settings.max_series
+        registry.configure(settings, before_collection=_count_deliveries)
         state.settings = settings
         state.max_value_length = settings.max_value_length
         install_propagators(settings)
@@ -110,7 +110,7 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
             os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
             state.pipeline = Pipeline(
                 settings,
-                metric_sources=(_own_metrics,),
+                metric_source=registry,
                 transport=transport,
             )
             taken = state.pipeline.make_global()
@@ -230,9 +230,8 @@ def capture(transport: Transport) -> Iterator[None]:
             state.capturing = False
 
 
-def _own_metrics(now_ns: int) -> Any:
-    if state.settings is None or not state.settings.enabled("metrics"):
-        return None
+def _count_deliveries() -> None:
+    """Set the metrics of what became of everything emitted."""
     emitted, delivered = registry.declared(TELEMETRY_EMITTED), registry.declared(TELEMETRY_DELIVERED)
     dropped, pending = registry.declared(TELEMETRY_DROPPED), registry.declared(TELEMETRY_PENDING)
     for name, account in accounts().items():
@@ -242,7 +241,6 @@ def _own_metrics(now_ns: int) -> Any:
         pending.set(account.pending, **labels)
         for reason, items in account.dropped.items():
             dropped.set_total(items, **labels, **{"clew.drop.reason": reason})
-    return registry.scope(now_ns)
 
 
 def _after_fork() -> None:

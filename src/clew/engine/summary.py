@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
-from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Metric, Sum
+from opentelemetry.sdk.metrics.export import (
+    ExponentialHistogram,
+    ExponentialHistogramDataPoint,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    Sum,
+)
 
+from clew.engine.aggregation import upper_bound
 from clew.engine.runtime import ready
 
 
@@ -69,7 +78,7 @@ def _series(metric: Metric, point: Any) -> SeriesSummary:
     data = metric.data
     labels = dict(point.attributes or {})
     unit = metric.unit or ""
-    if isinstance(data, Histogram):
+    if isinstance(data, (Histogram, ExponentialHistogram)):
         return SeriesSummary(
             name=metric.name,
             unit=unit,
@@ -82,22 +91,16 @@ def _series(metric: Metric, point: Any) -> SeriesSummary:
             p95=quantile(0.95, point),
             p99=quantile(0.99, point),
         )
-    if not hasattr(point, "value"):
-        # An exponential histogram, which only a library's own view makes
-        mean = point.sum / point.count if point.count else 0.0
-        return SeriesSummary(
-            name=metric.name, unit=unit, type="histogram", labels=labels, value=mean, count=point.count, sum=point.sum
-        )
     kind = ("counter" if data.is_monotonic else "up_down_counter") if isinstance(data, Sum) else "gauge"
     return SeriesSummary(name=metric.name, unit=unit, type=kind, labels=labels, value=point.value, sum=point.value)
 
 
-def quantile(share: float, point: HistogramDataPoint) -> float | None:
+def quantile(share: float, point: HistogramDataPoint | ExponentialHistogramDataPoint) -> float | None:
     """Return the value below which ``share`` of a histogram's measurements lie, estimated within its bucket.
 
     Args:
         share: from 0 to 1.
-        point: one series of an explicit-bucket histogram.
+        point: one series of a histogram.
 
     Source: https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile
     """
@@ -105,11 +108,23 @@ def quantile(share: float, point: HistogramDataPoint) -> float | None:
         return None
     rank = share * point.count
     seen = 0
-    bounds: Sequence[float] = (*point.explicit_bounds, point.max)
-    for index, in_bucket in enumerate(point.bucket_counts):
+    for low, high, in_bucket in _ranges(point):
         if in_bucket and seen + in_bucket >= rank:
-            low = max(bounds[index - 1] if index else min(point.min, bounds[0]), point.min)
-            high = min(bounds[index], point.max)
-            return low + (high - low) * max(0.0, rank - seen) / in_bucket
+            least, greatest = max(low, point.min), min(high, point.max)
+            return least + (greatest - least) * max(0.0, rank - seen) / in_bucket
         seen += in_bucket
     return point.max
+
+
+def _ranges(point: HistogramDataPoint | ExponentialHistogramDataPoint) -> Iterator[tuple[float, float, int]]:
+    """Yield the buckets of a histogram, rising, each with its bounds and how many measurements are in it."""
+    if isinstance(point, HistogramDataPoint):
+        bounds = (-inf, *point.explicit_bounds, inf)
+        yield from zip(bounds, bounds[1:], point.bucket_counts, strict=False)
+        return
+    scale = point.scale
+    for index, in_bucket in reversed(list(enumerate(point.negative.bucket_counts, point.negative.offset))):
+        yield -upper_bound(index, scale), -upper_bound(index - 1, scale), in_bucket
+    yield 0.0, 0.0, point.zero_count
+    for index, in_bucket in enumerate(point.positive.bucket_counts, point.positive.offset):
+        yield upper_bound(index - 1, scale), upper_bound(index, scale), in_bucket

@@ -8,24 +8,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import threading
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, ScopeMetrics
+from opentelemetry.sdk.metrics.export import ScopeMetrics
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from clew import clock
 from clew._version import __version__
 from clew.catalog import semconv
 from clew.pipeline.encoding import Encoder
 from clew.pipeline.ledger import Account
+from clew.pipeline.metering import Metering, MetricSource
 from clew.pipeline.records import LogItem
 from clew.pipeline.redaction import Redactor
 from clew.pipeline.resource import build_resource
@@ -39,8 +37,6 @@ from clew.settings import Settings, Signal
 logger = logging.getLogger("clew.pipeline")
 
 SCOPE = InstrumentationScope("clew", __version__, semconv.SCHEMA_URL)
-
-MetricSource = Callable[[int], ScopeMetrics | None]
 
 
 class _QueueingLogProcessor(LogRecordProcessor):
@@ -66,32 +62,12 @@ class _QueueingLogProcessor(LogRecordProcessor):
         return self._pipeline.flush(timeout_millis / 1000)
 
 
-class _PulledMetricReader(MetricReader):
-    """Collects the instruments that libraries make, when the worker or a scrape asks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._latest: MetricsData | None = None
-
-    def scopes(self) -> list[ScopeMetrics]:
-        self._latest = None
-        self.collect()
-        latest = self._latest
-        return [scope for resource in latest.resource_metrics for scope in resource.scope_metrics] if latest else []
-
-    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-        self._latest = metrics_data
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Nothing to let go of."""
-
-
 class Pipeline:
     """Telemetry's way out of one process.
 
     Args:
         settings: what is on, where it goes, how much of it.
-        metric_sources: return the engine's own metrics as of a time in nanoseconds.
+        metric_source: the engine's own metrics.
         transport: where encoded batches go; by default to the addresses of the settings.
     """
 
@@ -99,22 +75,21 @@ class Pipeline:
         self,
         settings: Settings,
         *,
-        metric_sources: Iterable[MetricSource],
+        metric_source: MetricSource,
         transport: Transport | None = None,
     ) -> None:
         self.settings = settings
         self.resource: Resource = build_resource(settings)
         self.redactor = Redactor(settings.redact_keys)
-        self._metric_sources = tuple(metric_sources)
+        self._metering = Metering(settings, self.resource, metric_source)
+        self.meter_provider = self._metering.provider
         self._given_transport = transport
-        self._reader = _PulledMetricReader()
-        self._collecting = threading.RLock()
         self._worker = ExportWorker(
             settings,
             Encoder(self.resource, self.redactor),
             transport or HttpTransport(settings),
             None if transport else spool_of(settings),
-            self.collect,
+            self._metering.send,
         )
         self.tracer_provider = TracerProvider(
             self._take_span,
@@ -126,9 +101,6 @@ class Pipeline:
         )
         self.logger_provider = LoggerProvider(resource=self.resource, shutdown_on_exit=False)
         self.logger_provider.add_log_record_processor(_QueueingLogProcessor(self))
-        self.meter_provider = MeterProvider(
-            resource=self.resource, metric_readers=[self._reader], shutdown_on_exit=False
-        )
         if settings.enabled("metrics"):
             # Metrics go out on a timer, even where no span or log record wakes the worker
             self._worker.start()
@@ -167,15 +139,12 @@ class Pipeline:
         self._worker.add("traces", span)
 
     def collect(self) -> list[ScopeMetrics]:
-        """Return the metric points of now: the engine's own, and those of the instruments that libraries made."""
-        now_ns = clock.now_ns()
-        own = [scope for source in self._metric_sources if (scope := source(now_ns)) is not None]
-        with self._collecting:
-            return own + self._reader.scopes()
+        """Return the metric points of everything so far: the engine's own, and those of the instruments that libraries made."""
+        return self._metering.read()
 
     def redirect(self, transport: Transport, spool: Spool | None = None) -> tuple[Transport, Spool | None]:
         """Send to another transport from now on, and return what was used before; the account starts at zero."""
-        self._forget_metrics_of_libraries()
+        self._metering.forget_libraries()
         return self._worker.redirect(transport, spool)
 
     def accounts(self) -> dict[Signal, Account]:
@@ -195,23 +164,8 @@ class Pipeline:
                 logger.warning("%s lost since the start: %s of %d emitted", signal, reasons, account.emitted)
         return finished
 
-    def _forget_metrics_of_libraries(self) -> None:
-        """Let the instruments that libraries made begin at zero: the SDK keeps their values by reader."""
-        with self._collecting:
-            self.meter_provider.remove_metric_reader(self._reader)
-            self._reader = _PulledMetricReader()
-            self.meter_provider.add_metric_reader(self._reader)
-
-    def _before_fork(self) -> None:
-        # A child that is forked in the middle of a collection would inherit the SDK's locks as they were, for ever
-        self._collecting.acquire()
-
-    def _after_fork_in_parent(self) -> None:
-        self._collecting.release()
-
     def _after_fork_in_child(self) -> None:
-        self._collecting = threading.RLock()
-        self._forget_metrics_of_libraries()
+        self._metering.after_fork_in_child()
         self.resource = build_resource(self.settings)
         self._worker.reset_after_fork(
             Encoder(self.resource, self.redactor), self._given_transport or HttpTransport(self.settings)
@@ -230,8 +184,8 @@ def _register_at_fork(pipeline: Pipeline) -> None:
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
-            before=lambda: tell(Pipeline._before_fork),
-            after_in_parent=lambda: tell(Pipeline._after_fork_in_parent),
+            before=lambda: tell(lambda pipeline: pipeline._metering.before_fork()),
+            after_in_parent=lambda: tell(lambda pipeline: pipeline._metering.after_fork_in_parent()),
             after_in_child=lambda: tell(Pipeline._after_fork_in_child),
         )
 
