@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from clew import clock
 from clew.catalog import semconv
@@ -31,8 +31,9 @@ from clew.pipeline.tracing import CORRELATION_KEY, DeferredSpan
 CLIENT_DISCONNECT: Final = "client_disconnect"
 """The ``error.type`` of a request whose client went away before the response ended."""
 
-LATE_WORK_NS: Final = 100_000_000
-"""Work after a response that is no background task of Starlette's gets a span when it takes at least this long, in nanoseconds."""
+LATE_WORK_S: Final = 0.1
+"""Work after a response that is no background task of Starlette's gets a span when it takes at least this long, in seconds."""
+_LATE_WORK_NS: Final = int(LATE_WORK_S * 1e9)
 
 _request_size: Final[Histogram] = registry.declared(HTTP_REQUEST_SIZE)
 _response_size: Final[Histogram] = registry.declared(HTTP_RESPONSE_SIZE)
@@ -40,16 +41,8 @@ _response_size: Final[Histogram] = registry.declared(HTTP_RESPONSE_SIZE)
 Key = tuple[str, str | None, int, str | None, str | None]
 
 
-class _Series(NamedTuple):
-    """What requests of the same labels have in common."""
-
-    name: str
-    duration: BoundHistogram
-    request_size: BoundHistogram
-    response_size: BoundHistogram
-
-
-_known_series: Final[dict[Key, _Series]] = {}
+Series = tuple[BoundHistogram, BoundHistogram, BoundHistogram]
+_known_series: Final[dict[Key, Series]] = {}
 _MAX_REMEMBERED: Final = 10_000
 
 current_exchange: ContextVar[HttpExchange | None] = ContextVar("clew_http_exchange", default=None)
@@ -108,7 +101,6 @@ class HttpExchange(Operation):
         "_scope",
         "_send",
         "_sent_bytes",
-        "_series",
         "_status",
         "_trail",
         "_waits_for_trailers",
@@ -144,7 +136,6 @@ class HttpExchange(Operation):
         self._handled: Exception | None = None
         self._background_error: BaseException | None = None
         self._lost: OSError | None = None
-        self._series: _Series | None = None
         self._trail = Trail()
         self.begin()
         scope[TRAIL_KEY] = self._trail
@@ -193,7 +184,7 @@ class HttpExchange(Operation):
         if not self._ended_ns and not self._is_finished:
             self._close_early(error)
         self._finish(error)
-        if self._ended_ns and clock.now_ns() - self._ended_ns >= LATE_WORK_NS:
+        if self._ended_ns and clock.now_ns() - self._ended_ns >= _LATE_WORK_NS:
             late = self._late_operation()
             late.begin(start_time_ns=self._ended_ns)
             late.finish()
@@ -228,14 +219,17 @@ class HttpExchange(Operation):
     def _started(self, message: Message) -> Message:
         self._status = message.get("status", 0)
         self._waits_for_trailers = bool(message.get("trailers", False))
-        headers = message.get("headers") or ()
-        name = self._border.correlation_header
-        for header in headers:
-            if header[0] == name or header[0].lower() == name:
-                return message
-        if self.context is None or (correlation_id := self.context.get(CORRELATION_KEY)) is None:
+        context, headers = self.context, message.get("headers") or ()
+        if context is None or (correlation_id := context.get(CORRELATION_KEY)) is None:
             return message
-        return {**message, "headers": [*headers, (name, cast("str", correlation_id).encode())]}
+        name = self._border.correlation_header
+        # Any iterable will do as headers, also one that can be read only once
+        headers = [*headers]
+        for header in headers:
+            if len(header[0]) == len(name) and header[0].lower() == name:
+                return {**message, "headers": headers}
+        headers.append((name, cast("str", correlation_id).encode()))
+        return {**message, "headers": headers}
 
     def _end(self) -> None:
         """Take note that the response is complete.
@@ -285,24 +279,15 @@ class HttpExchange(Operation):
         return error
 
     def _conclude(self) -> None:
-        """Add what is known from the response, and find the series that it belongs to."""
-        facts, status, span = self._facts, self._status, self._span
-        trail = self._trail
+        """Add what is known from the response."""
+        status, span, trail = self._status, self._span, self._trail
         route = trail.template if trail.leaf is not None else find_template(trail, self._scope)
-        facts.status, facts.route = status, route
-        facts.error_type = self.error_type
-        series = self._series = _known_series.get((self._method, route, status, self._scheme, self.error_type))
-        if series is not None:
-            self._name = series.name
-        else:
-            # What the labels and the name are made of
-            self.attributes.update(facts.start())
-            self.attributes.update(facts.attributes())
-            if route is not None:
-                self._name = f"HTTP {route}" if self._method == OTHER_METHOD else self.kind.title(self.attributes)
+        self._facts.status, self._facts.route = status, route
+        if route is not None:
+            self.attributes[semconv.HTTP_ROUTE] = route
+            self._name = f"{self._name} {route}"
         if type(span) is DeferredSpan:
-            if self._name is not None:
-                span._name = self._name
+            span._name = self.name
             if span._built is not None:
                 # Somebody has read them already, so that they are put together no more
                 for key, value in ((semconv.HTTP_RESPONSE_STATUS_CODE, status or None), (semconv.HTTP_ROUTE, route)):
@@ -310,20 +295,21 @@ class HttpExchange(Operation):
                         span._put(key, value)
 
     def _record_metrics(self, duration_s: float) -> None:
-        series = self._series or self._find_series()
+        error_type = self._facts.error_type = self.error_type
+        key = self._method, self._facts.route, self._status, self._scheme, error_type
+        duration, request_size, response_size = _known_series.get(key) or self._find_series(key)
         span = self._span
         span_context = span._context if type(span) is DeferredSpan else span.get_span_context()
-        series.duration.record_in(duration_s, span_context)
-        series.request_size.record_in(self._received_bytes, span_context)
-        series.response_size.record_in(0 if self._method == "HEAD" else self._sent_bytes, span_context)
+        duration.record_in(duration_s, span_context)
+        request_size.record_in(self._received_bytes, span_context)
+        response_size.record_in(0 if self._method == "HEAD" else self._sent_bytes, span_context)
 
-    def _find_series(self) -> _Series:
+    def _find_series(self, key: Key) -> Series:
         attributes = self.attributes
+        if self._status:
+            attributes[semconv.HTTP_RESPONSE_STATUS_CODE] = self._status
         labels = {name: attributes[name] for name in HTTP_REQUEST_SIZE.labels if name in attributes}
-        series = _Series(
-            self.name, self._plan.duration(attributes), _request_size.bind(**labels), _response_size.bind(**labels)
-        )
-        key = (self._method, attributes.get(semconv.HTTP_ROUTE), self._status, self._scheme, self.error_type)
+        series = self._plan.duration(attributes), _request_size.bind(**labels), _response_size.bind(**labels)
         # 200, 200.0 and True are equal as keys, and are no equal labels
         if len(_known_series) < _MAX_REMEMBERED and type(self._status) is int:
             _known_series[key] = series
