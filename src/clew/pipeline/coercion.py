@@ -17,6 +17,7 @@ from clew.diagnostics import report
 
 MAX_LABEL_LENGTH: Final = 256
 MAX_ITEMS: Final = 1_000
+MAX_STACKTRACE_LENGTH: Final = 16_000
 _INT64: Final = range(-(2**63), 2**63)
 _PLAIN: Final = frozenset({bool, int, float})
 _SCALARS: Final = (str, bool, int, float)
