@@ -43,7 +43,8 @@ def attribute_value(value: Any, *, max_length: int) -> AttributeValue:
     if kind is bool or kind is float:
         return value  # type: ignore[no-any-return]
     if kind is int:
-        return value if value in _INT64 else str(value)
+        number = integer(value)
+        return cut(number, max_length) if isinstance(number, str) else number
     try:
         return _other(value, max_length)
     except Exception as error:
@@ -64,6 +65,22 @@ def attribute_values(attributes: Mapping[str, Any], *, max_length: int) -> dict[
             return {key: attribute_value(value, max_length=max_length) for key, value in attributes.items()}
     # Nearly always they are fit as they are. What only the encoder minds (integers too large, lone surrogates) it sees to itself
     return dict(attributes)
+
+
+def integer(number: int) -> int | str:
+    """Return a whole number, as text where telemetry's 64 bits can't hold it.
+
+    Example:
+        >>> integer(2**63 - 1), integer(2**63)
+        (9223372036854775807, '9223372036854775808')
+    """
+    if number in _INT64:
+        return int(number)
+    try:
+        return str(int(number))
+    except ValueError:
+        # Python refuses to write thousands of digits in tens
+        return hex(number)
 
 
 def _other(value: Any, max_length: int) -> AttributeValue:
@@ -118,7 +135,8 @@ def label_value(value: Any) -> str | int:
     if kind is str:
         return clean(value, MAX_LABEL_LENGTH)
     if kind is int:
-        return value if value in _INT64 else str(value)
+        number = integer(value)
+        return cut(number, MAX_LABEL_LENGTH) if isinstance(number, str) else number
     if kind is bool:
         return "true" if value else "false"
     return str(attribute_value(value, max_length=MAX_LABEL_LENGTH))
