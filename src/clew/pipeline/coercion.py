@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
@@ -17,6 +18,9 @@ from clew.diagnostics import report
 
 MAX_LABEL_LENGTH: Final = 256
 MAX_ITEMS: Final = 1_000
+# A receiver refuses messages that are nested a hundred deep, and a container makes three of each level
+MAX_DEPTH: Final = 20
+MAX_NODES: Final = 10_000
 MAX_STACKTRACE_LENGTH: Final = 16_000
 _INT64: Final = range(-(2**63), 2**63)
 _PLAIN: Final = frozenset({bool, int, float})
@@ -81,6 +85,31 @@ def integer(number: int) -> int | str:
     except ValueError:
         # Python refuses to write thousands of digits in tens
         return hex(number)
+
+
+def limited(value: Any) -> Any:
+    """Return ``value``, containers as copies of bounded size and depth: one may hold itself, or one list a million times.
+
+    Example:
+        >>> loop = [1]
+        >>> loop.append(loop)
+        >>> str(limited(loop)).count("1"), limited({"a": (1, 2)})
+        (21, {'a': [1, 2]})
+    """
+    room = MAX_NODES
+
+    def copy(inner: Any, depth: int) -> Any:
+        nonlocal room
+        room -= 1
+        if not isinstance(inner, (Mapping, list, tuple, set, frozenset)):
+            return inner
+        if depth > MAX_DEPTH or room <= 0:
+            return "…"
+        if isinstance(inner, Mapping):
+            return {key: copy(item, depth + 1) for key, item in islice(list(inner.items()), max(0, room))}
+        return [copy(item, depth + 1) for item in islice(list(inner), max(0, room))]
+
+    return copy(value, 0)
 
 
 def _other(value: Any, max_length: int) -> AttributeValue:

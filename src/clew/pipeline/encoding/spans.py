@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.span import TraceState
 
 from clew.pipeline.encoding.values import Pairs, Texts, Values
@@ -25,9 +25,7 @@ _times_and_flags: Final = Struct("<BQBQHI").pack
 _HALF: Final = 2**64 - 1
 # OTLP counts kinds from 1, and has them in the order of OpenTelemetry's API
 _KINDS: Final = {kind.value: b"\x30" + varint(kind.value + 1) for kind in SpanKind}
-_STATUSES: Final = {
-    code: delimited(b"\x7a", b"\x18" + varint(code.value) if code.value else b"") for code in StatusCode
-}
+_UNSET: Final = b"\x7a\x00"
 _NO_TRACE_STATE: Final = TraceState.get_default()
 # The lower eight bits are W3C's trace flags; these say whether the parent, or what is linked to, is of another process
 _KNOWS_REMOTE: Final = 0x100
@@ -35,7 +33,6 @@ _IS_REMOTE: Final = 0x300
 # What may be read past a span's public properties, because they are known to return just that
 _DIRECT_MODULES: Final = frozenset({"opentelemetry.sdk.trace", "clew.pipeline.tracing"})
 _PROPERTIES: Final = (
-    "get_span_context",
     "context",
     "parent",
     "name",
@@ -45,6 +42,7 @@ _PROPERTIES: Final = (
     "attributes",
     "events",
     "links",
+    "status",
     "instrumentation_scope",
 )
 
@@ -71,67 +69,36 @@ class SpanMessages:
         direct = self._direct.get(kind)
         if direct is None:
             direct = self._direct[kind] = _is_direct(kind)
+        attributes: Mapping[str, Any] | None
+        events: Sequence[Event]
+        links: Sequence[Link]
         if direct:
-            return span._instrumentation_scope, self._message(
-                span,
-                span._context,
-                span._parent,
-                span._name,
-                span._kind,
-                span._attributes,
-                span._events,
-                span._links,
-            )
-        return span.instrumentation_scope, self._message(
-            span,
-            span.get_span_context(),
-            span.parent,
-            span.name,
-            span.kind,
-            span.attributes,
-            span.events,
-            span.links,
-        )
-
-    def _message(
-        self,
-        span: ReadableSpan,
-        context: SpanContext | None,
-        parent: SpanContext | None,
-        name: str,
-        kind: SpanKind,
-        attributes: Mapping[str, Any] | None,
-        events: Sequence[Event],
-        links: Sequence[Link],
-    ) -> bytes:
-        assert context is not None
-        trace_id = context.trace_id
-        flags = context.trace_flags & 0xFF
-        if parent is None:
-            parts = [_ids(0x0A10, trace_id >> 64, trace_id & _HALF, 0x1208, context.span_id)]
-            flags |= _KNOWS_REMOTE
+            context, parent, status, scope = span._context, span._parent, span._status, span._instrumentation_scope
+            attributes, events, links = span._attributes, span._events, span._links
+            head = self._names[span._name] + _KINDS[span._kind._value_]
+            start_ns, end_ns = span._start_time, span._end_time
         else:
-            parts = [
-                _ids_with_parent(
-                    0x0A10, trace_id >> 64, trace_id & _HALF, 0x1208, context.span_id, 0x2208, parent.span_id
-                )
-            ]
-            flags |= _IS_REMOTE if parent.is_remote else _KNOWS_REMOTE
-        parts += (
-            self._names[name],
-            _KINDS[kind._value_],
-            _times_and_flags(0x39, span.start_time or 0, 0x41, span.end_time or 0, 0x0185, flags),
-        )
+            context, parent, status, scope = span.context, span.parent, span.status, span.instrumentation_scope
+            attributes, events, links = span.attributes, span.events, span.links
+            head = self._names[span.name] + _KINDS[span.kind.value]
+            start_ns, end_ns = span.start_time, span.end_time
+        assert context is not None
+        trace_id, span_id, _, flags, trace_state, _ = context
+        if parent is None:
+            ids = _ids(0x0A10, trace_id >> 64, trace_id & _HALF, 0x1208, span_id)
+            remote = _KNOWS_REMOTE
+        else:
+            _, parent_id, is_remote, _, _, _ = parent
+            ids = _ids_with_parent(0x0A10, trace_id >> 64, trace_id & _HALF, 0x1208, span_id, 0x2208, parent_id)
+            remote = _IS_REMOTE if is_remote else _KNOWS_REMOTE
+        parts = [ids, head, _times_and_flags(0x39, start_ns or 0, 0x41, end_ns or 0, 0x0185, flags & 0xFF | remote)]
         if attributes:
             parts += self._attributes.encode(attributes)
+        parts.append(_UNSET if status.status_code is StatusCode.UNSET else self._status(status))
         if events:
             parts += self._events(events)
         if links:
             parts += self._links(links)
-        status = span.status
-        description = status.description
-        parts.append(_STATUSES[status.status_code] if description is None else self._status(status, description))
-        trace_state = context.trace_state
         if trace_state is not _NO_TRACE_STATE:
             parts.append(_trace_state(trace_state))
         if dropped := span.dropped_attributes:
@@ -140,7 +107,7 @@ class SpanMessages:
             parts.append(counted(b"\x60", dropped))
         if dropped := span.dropped_links:
             parts.append(counted(b"\x70", dropped))
-        return b"".join(parts)
+        return scope, b"".join(parts)
 
     def _events(self, events: Iterable[Event]) -> list[bytes]:
         return [
@@ -182,10 +149,9 @@ class SpanMessages:
             for link in links
         ]
 
-    def _status(self, status: Status, description: str) -> bytes:
-        code = status.status_code.value
-        message = delimited(b"\x12", self._values.text(description)) if description else b""
-        return delimited(b"\x7a", message + counted(b"\x18", code))
+    def _status(self, status: Status) -> bytes:
+        message = delimited(b"\x12", self._values.text(status.description)) if status.description else b""
+        return delimited(b"\x7a", message + counted(b"\x18", status.status_code.value))
 
 
 def _trace_state(state: TraceState | None) -> bytes:

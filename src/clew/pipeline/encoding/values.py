@@ -14,15 +14,13 @@ from typing import Any, Final
 from opentelemetry.attributes import BoundedAttributes
 
 from clew.catalog import semconv
-from clew.pipeline.coercion import MAX_STACKTRACE_LENGTH, attribute_value, cut, integer
+from clew.pipeline.coercion import MAX_DEPTH, MAX_STACKTRACE_LENGTH, attribute_value, cut, integer, limited
 from clew.pipeline.encoding.wire import delimited, double, int64, varint
 from clew.pipeline.redaction import REDACTED, Redactor
 
 MAX_REMEMBERED: Final = 4_096
 MAX_REMEMBERED_KEYS: Final = 512
 MAX_REMEMBERED_LENGTH: Final = 96
-# A receiver refuses messages that are nested a hundred deep, and a container makes three of each level
-MAX_DEPTH: Final = 20
 # What is looked at beyond a text's limit, so that a secret that lies across it is seen whole
 _MARGIN: Final = 4_096
 _ATTEMPTS: Final = 100
@@ -80,7 +78,8 @@ class Values:
     def plain(self, key: str, value: Any) -> Any:
         """Return anything at all as something that can be encoded, without the secrets in containers. Never raises."""
         try:
-            return attribute_value(self.redactor.value(key, value), max_length=self.max_length + _MARGIN)
+            shown = self.redactor.value(key, limited(value))
+            return attribute_value(shown, max_length=self.max_length + _MARGIN)
         except Exception:
             return f"<{type(value).__qualname__} without a text form>"
 
@@ -125,16 +124,25 @@ class Pairs(dict[Any, "_Pair"]):
 
     def encode(self, attributes: Mapping[str, Any] | None) -> list[bytes]:
         """Return attributes as the SDK keeps them, as fields to be joined."""
-        return [
-            self[key][value] if (kind := type(value)) is str or kind is int else self[key].other(value)
-            for key, value in items_of(attributes)
-        ]
+        if type(attributes) is dict:
+            try:
+                return self._fields(attributes.items())
+            except RuntimeError:
+                # Another thread has just added one: read them again, all at once
+                return self._fields(items_of(attributes))
+        return self._fields(items_of(attributes))
 
     def encode_anything(self, attributes: Mapping[str, Any] | None) -> list[bytes]:
         """Return attributes whose values may be anything, as fields to be joined."""
         return [
             self[key][value] if (kind := type(value)) is str or kind is int else self[key].anything(value)
             for key, value in items_of(attributes)
+        ]
+
+    def _fields(self, items: Iterable[tuple[Any, Any]]) -> list[bytes]:
+        return [
+            self[key][value] if (kind := type(value)) is str or kind is int else self[key].other(value)
+            for key, value in items
         ]
 
     def pair(self, key: Any, value: Any, depth: int) -> bytes:
@@ -144,18 +152,28 @@ class Pairs(dict[Any, "_Pair"]):
         return self[key].other(value, depth)
 
     def make_room(self) -> None:
-        """Forget every value when there are too many: those that come again are back soon."""
-        self.room -= 1
-        if self.room < 0:
-            self.room = MAX_REMEMBERED
-            for pair in self.values():
-                pair.clear()
+        """Forget every value: those that come again are back soon."""
+        self.room = MAX_REMEMBERED
+        for pair in self.values():
+            pair.clear()
 
 
 class _Pair(dict[Any, bytes]):
     """One key, and the encoded fields of its latest texts and integers."""
 
-    __slots__ = ("_before", "_double", "_false", "_key", "_name", "_pairs", "_redacted", "_text", "_true")
+    __slots__ = (
+        "_before",
+        "_double",
+        "_false",
+        "_key",
+        "_name",
+        "_pairs",
+        "_redact",
+        "_redacted",
+        "_short",
+        "_text",
+        "_true",
+    )
 
     def __init__(self, pairs: Pairs, key: Any) -> None:
         super().__init__()
@@ -163,6 +181,8 @@ class _Pair(dict[Any, bytes]):
         self._pairs = pairs
         self._name = _name(key)
         self._key = delimited(b"\x0a", values.text(self._name))
+        self._redact = values.redactor.text
+        self._short = min(MAX_REMEMBERED_LENGTH, values.max_length)
         self._text = values.stacktrace if self._name == semconv.EXCEPTION_STACKTRACE else values.text
         # What stands before a text of so many bytes
         self._before: dict[int, bytes] = {}
@@ -175,18 +195,22 @@ class _Pair(dict[Any, bytes]):
     def __missing__(self, value: str | int) -> bytes:
         if self._redacted is not None:
             return self._redacted
-        if isinstance(value, str):
-            data = self._text(value)
-            size = len(data)
-            before = self._before.get(size)
-            if before is None:
-                before = self._before_text(size)
-            encoded = before + data
-            if len(value) > MAX_REMEMBERED_LENGTH:
-                return encoded
-        else:
+        if isinstance(value, int):
             encoded = self._field(self._pairs.values_encoder.value(value))
-        self._pairs.make_room()
+        elif len(value) <= self._short:
+            try:
+                data = self._redact(value).encode()
+            except UnicodeEncodeError:
+                data = self._text(value)
+            before = self._before.get(len(data))
+            encoded = (before if before is not None else self._before_text(len(data))) + data
+        else:
+            data = self._text(value)
+            return self._before_text(len(data)) + data
+        pairs = self._pairs
+        if pairs.room <= 0:
+            pairs.make_room()
+        pairs.room -= 1
         self[value] = encoded
         return encoded
 
@@ -219,7 +243,7 @@ class _Pair(dict[Any, bytes]):
         length = varint(size)
         value = b"\x12" + varint(1 + len(length) + size) + b"\x0a" + length
         before = self._pairs.tag + varint(len(self._key) + len(value) + size) + self._key + value
-        if size <= MAX_REMEMBERED_LENGTH:
+        if size <= MAX_REMEMBERED_LENGTH * 4:
             self._before[size] = before
         return before
 

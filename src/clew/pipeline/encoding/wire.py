@@ -12,7 +12,8 @@ from struct import Struct
 from typing import Any, Final
 
 _UINT64: Final = 2**64
-_ONE_BYTE: Final = tuple(bytes((number,)) for number in range(128))
+# Most lengths, kept since they are looked up more quickly than made
+_SHORT: Final = tuple(bytes((n,)) if n < 0x80 else bytes((n & 0x7F | 0x80, n >> 7)) for n in range(1024))
 
 double: Final = Struct("<d").pack
 fixed32: Final = Struct("<I").pack
@@ -30,10 +31,8 @@ def varint(number: int) -> bytes:
         >>> varint(1), varint(300)
         (b'\x01', b'\xac\x02')
     """
-    if 0 <= number < 0x80:
-        return _ONE_BYTE[number]
-    if 0 < number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
+    if 0 <= number < 1024:
+        return _SHORT[number]
     if not 0 < number < _UINT64:
         raise ValueError(f"{number} is no unsigned number of 64 bits")
     encoded = bytearray()
