@@ -152,9 +152,10 @@ class Pairs(dict[Any, "_Pair"]):
         return self[key].other(value, depth)
 
     def make_room(self) -> None:
-        """Forget every value: those that come again are back soon."""
+        """Forget every value: those that come again are back soon. A key whose values hardly do remembers none any more."""
         self.room = MAX_REMEMBERED
         for pair in self.values():
+            pair.is_remembering = len(pair) < MAX_REMEMBERED // 8
             pair.clear()
 
 
@@ -173,12 +174,14 @@ class _Pair(dict[Any, bytes]):
         "_short",
         "_text",
         "_true",
+        "is_remembering",
     )
 
     def __init__(self, pairs: Pairs, key: Any) -> None:
         super().__init__()
         values = pairs.values_encoder
         self._pairs = pairs
+        self.is_remembering = True
         self._name = _name(key)
         self._key = delimited(b"\x0a", values.text(self._name))
         self._redact = values.redactor.text
@@ -207,11 +210,12 @@ class _Pair(dict[Any, bytes]):
         else:
             data = self._text(value)
             return self._before_text(len(data)) + data
-        pairs = self._pairs
-        if pairs.room <= 0:
-            pairs.make_room()
-        pairs.room -= 1
-        self[value] = encoded
+        if self.is_remembering:
+            pairs = self._pairs
+            if pairs.room <= 0:
+                pairs.make_room()
+            pairs.room -= 1
+            self[value] = encoded
         return encoded
 
     def other(self, value: Any, depth: int = 0) -> bytes:
