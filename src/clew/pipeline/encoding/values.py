@@ -24,6 +24,8 @@ MAX_REMEMBERED_LENGTH: Final = 96
 # What is looked at beyond a text's limit, so that a secret that lies across it is seen whole
 _MARGIN: Final = 4_096
 _ATTEMPTS: Final = 100
+_MIN_INT64: Final = -(2**63)
+_MAX_INT64: Final = 2**63 - 1
 _TRUE: Final = b"\x10\x01"
 _FALSE: Final = b"\x10\x00"
 
@@ -132,11 +134,11 @@ class Pairs(dict[Any, "_Pair"]):
                 return self._fields(items_of(attributes))
         return self._fields(items_of(attributes))
 
-    def encode_anything(self, attributes: Mapping[str, Any] | None) -> list[bytes]:
-        """Return attributes whose values may be anything, as fields to be joined."""
+    def encode_anything(self, attributes: Mapping[str, Any]) -> list[bytes]:
+        """Return attributes whose values may be anything, as fields to be joined. Nobody changes them meanwhile."""
         return [
             self[key][value] if (kind := type(value)) is str or kind is int else self[key].anything(value)
-            for key, value in items_of(attributes)
+            for key, value in attributes.items()
         ]
 
     def _fields(self, items: Iterable[tuple[Any, Any]]) -> list[bytes]:
@@ -187,7 +189,7 @@ class _Pair(dict[Any, bytes]):
         self._redact = values.redactor.text
         self._short = min(MAX_REMEMBERED_LENGTH, values.max_length)
         self._text = values.stacktrace if self._name == semconv.EXCEPTION_STACKTRACE else values.text
-        # What stands before a text of so many bytes
+        # What stands before a text of so many bytes; below zero, before an integer of so many
         self._before: dict[int, bytes] = {}
         self._true = self._field(_TRUE)
         self._false = self._field(_FALSE)
@@ -199,7 +201,11 @@ class _Pair(dict[Any, bytes]):
         if self._redacted is not None:
             return self._redacted
         if isinstance(value, int):
-            encoded = self._field(self._pairs.values_encoder.value(value))
+            if not _MIN_INT64 <= value <= _MAX_INT64:
+                return self._field(self._pairs.values_encoder.value(value))
+            data = int64(value)
+            before = self._before.get(-len(data))
+            encoded = (before if before is not None else self._before_integer(len(data))) + data
         elif len(value) <= self._short:
             try:
                 data = self._redact(value).encode()
@@ -236,7 +242,9 @@ class _Pair(dict[Any, bytes]):
         """Return the field of a value that may be of any type: what telemetry has no type for becomes text."""
         if self._redacted is not None:
             return self._redacted
-        if type(value) is not bool and type(value) is not float:
+        if type(value) is float:
+            return self._double + double(value)
+        if value is not True and value is not False:
             value = self._pairs.values_encoder.plain(self._name, value)
         return self._field(delimited(b"\x0a", self._text(value))) if isinstance(value, str) else self.other(value)
 
@@ -249,6 +257,10 @@ class _Pair(dict[Any, bytes]):
         before = self._pairs.tag + varint(len(self._key) + len(value) + size) + self._key + value
         if size <= MAX_REMEMBERED_LENGTH * 4:
             self._before[size] = before
+        return before
+
+    def _before_integer(self, size: int) -> bytes:
+        before = self._before[-size] = self._field(b"\x18" + bytes(size))[:-size]
         return before
 
 

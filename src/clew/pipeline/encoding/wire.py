@@ -33,6 +33,8 @@ def varint(number: int) -> bytes:
     """
     if 0 <= number < 1024:
         return _SHORT[number]
+    if 0 < number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     if not 0 < number < _UINT64:
         raise ValueError(f"{number} is no unsigned number of 64 bits")
     encoded = bytearray()
