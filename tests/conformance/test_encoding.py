@@ -467,8 +467,7 @@ def test_a_log_item_has_what_the_record_of_the_sdk_has():
 
 
 def test_a_log_item_outside_of_a_span_has_no_ids():
-    item = a_log_item({}, body="x")
-    item.trace_id = item.span_id = item.trace_flags = 0
+    item = a_log_item({}, body="x")._replace(trace_id=0, span_id=0, trace_flags=0)
     (message,) = read_logs(SHARED.logs([item])).resource_logs[0].scope_logs[0].log_records
     assert (message.trace_id, message.span_id, message.flags) == (b"", b"", 0)
 
@@ -566,8 +565,7 @@ def test_no_planted_secret_leaves_in_a_log_item(planted, body_value, text, scope
     encoder = Encoder(EMPTY, Redactor())
     attributes = {**planted, "set": {text}, "object": Says(text), "password": Says(SECRET), "deep": [{"pwd": SECRET}]}
     for body in (body_value, text, Says(text)):
-        item = a_log_item(attributes, body=body, scope=scope)
-        item.severity_text = text
+        item = a_log_item(attributes, body=body, scope=scope)._replace(severity_text=text)
         for _ in range(2):
             encoded = encoder.logs([item])
             assert SECRET.encode() not in encoded
