@@ -10,7 +10,6 @@ from opentelemetry.trace import SpanKind
 from clew.catalog.kind import OperationKind, Role
 from clew.engine.instruments import BoundCounter, BoundHistogram, Histogram, UpDownCounter
 from clew.engine.metrics import registry
-from clew.pipeline.coercion import label_value
 
 Values = tuple[str | None, ...]
 
