@@ -466,6 +466,12 @@ def test_a_log_item_has_what_the_record_of_the_sdk_has():
     same(read_logs(SHARED.logs([item])), stock)
 
 
+def test_the_attributes_of_a_log_item_may_be_made_when_they_are_needed():
+    item = a_log_item({"a": Decimal("9.90")}, body="x")
+    made = item._replace(attributes=lambda: {"a": Decimal("9.90")})
+    assert SHARED.logs([made]) == SHARED.logs([item])
+
+
 def test_a_log_item_outside_of_a_span_has_no_ids():
     item = a_log_item({}, body="x")._replace(trace_id=0, span_id=0, trace_flags=0)
     (message,) = read_logs(SHARED.logs([item])).resource_logs[0].scope_logs[0].log_records

@@ -45,7 +45,9 @@ class LogMessages:
         return record.instrumentation_scope, self._record(record)
 
     def _item(self, item: LogItem) -> bytes:
-        body = item.body
+        attributes, body = item.attributes, item.body
+        if callable(attributes):
+            attributes = attributes()
         if type(body) is not str:
             body = self._values.plain("", body)
         parts = [
@@ -53,7 +55,7 @@ class LogMessages:
             counted(b"\x10", item.severity_number),
             self._severities[item.severity_text],
             self._bodies[body] if type(body) is str else delimited(b"\x2a", self._values.value(body)),
-            *self._attributes.encode_anything(item.attributes),
+            *self._attributes.encode_anything(attributes),
         ]
         trace_id = item.trace_id
         if trace_id:
