@@ -27,8 +27,8 @@ from clew.engine.bound import (
     BoundHistogram,
     BoundUpDownCounter,
 )
-from clew.engine.coercion import MAX_LABEL_LENGTH, clean, label_value
 from clew.engine.series import number_of
+from clew.pipeline.coercion import MAX_LABEL_LENGTH, clean, label_value
 
 __all__ = [
     "BoundCounter",

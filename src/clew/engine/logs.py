@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanContext
 from clew import clock
 from clew.catalog import semconv
 from clew.diagnostics import report
-from clew.engine.coercion import attribute_value, clean
+from clew.pipeline.coercion import MAX_STACKTRACE_LENGTH, attribute_value, clean
 from clew.pipeline.current import get_current
 from clew.pipeline.providers import SCOPE, Pipeline
 from clew.pipeline.records import Facts, LogItem
@@ -34,8 +34,6 @@ from clew.pipeline.tracing import CORRELATION_KEY, SPAN_KEY, RecordedSpan
 from clew.settings import Settings
 
 EventDict = MutableMapping[str, Any]
-
-MAX_STACKTRACE_LENGTH: Final = 16_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,12 +16,12 @@ from clew.catalog import semconv
 from clew.catalog.kind import OperationKind
 from clew.diagnostics import is_strict, report
 from clew.engine import logs, runtime
-from clew.engine.coercion import attribute_value, attribute_values, clean
 from clew.engine.context import Carried, correlation_id, extract, inject, new_correlation_id
 from clew.engine.decoration import decorate
 from clew.engine.instruments import BoundCounter
 from clew.engine.plan import plan_of, plans
 from clew.engine.runtime import state
+from clew.pipeline.coercion import attribute_value, attribute_values, clean
 from clew.pipeline.current import attach, detach, get_current
 from clew.pipeline.records import Facts
 from clew.pipeline.tracing import CORRELATION_KEY, SPAN_KEY, RecordedSpan

@@ -40,7 +40,7 @@ def probe(settings: Settings, signal: Signal, *, timeout_s: float) -> Outcome:
 
 def _body(settings: Settings, signal: Signal) -> bytes:
     resource = build_resource(settings)
-    encoder = Encoder(resource, Redactor(settings.redact_keys))
+    encoder = Encoder(resource, Redactor(settings.redact_keys), max_value_length=settings.max_value_length)
     now_ns = clock.now_ns()
     if signal == "traces":
         ids = RandomIdGenerator()

@@ -86,7 +86,7 @@ class Pipeline:
         self._given_transport = transport
         self._worker = ExportWorker(
             settings,
-            Encoder(self.resource, self.redactor),
+            Encoder(self.resource, self.redactor, max_value_length=settings.max_value_length),
             transport or HttpTransport(settings),
             None if transport else spool_of(settings),
             self._metering.send,
@@ -168,7 +168,8 @@ class Pipeline:
         self._metering.after_fork_in_child()
         self.resource = build_resource(self.settings)
         self._worker.reset_after_fork(
-            Encoder(self.resource, self.redactor), self._given_transport or HttpTransport(self.settings)
+            Encoder(self.resource, self.redactor, max_value_length=self.settings.max_value_length),
+            self._given_transport or HttpTransport(self.settings),
         )
         if self.settings.enabled("metrics"):
             self._worker.start()

@@ -11,9 +11,9 @@ from opentelemetry.context import Context
 
 from clew.catalog import semconv
 from clew.engine import runtime
-from clew.engine.coercion import attribute_values
 from clew.engine.context import Carried, extract
 from clew.instrumentation.asgi.protocol import Scope
+from clew.pipeline.coercion import attribute_values
 from clew.pipeline.tracing import CORRELATION_ATTRIBUTE
 from clew.settings import Settings
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
@@ -17,6 +18,10 @@ from clew.diagnostics import report
 
 MAX_LABEL_LENGTH: Final = 256
 MAX_ITEMS: Final = 1_000
+# A receiver refuses messages that are nested a hundred deep, and a container makes three of each level
+MAX_DEPTH: Final = 20
+MAX_NODES: Final = 10_000
+MAX_STACKTRACE_LENGTH: Final = 16_000
 _INT64: Final = range(-(2**63), 2**63)
 _PLAIN: Final = frozenset({bool, int, float})
 _SCALARS: Final = (str, bool, int, float)
@@ -42,7 +47,8 @@ def attribute_value(value: Any, *, max_length: int) -> AttributeValue:
     if kind is bool or kind is float:
         return value  # type: ignore[no-any-return]
     if kind is int:
-        return value if value in _INT64 else str(value)
+        number = integer(value)
+        return cut(number, max_length) if isinstance(number, str) else number
     try:
         return _other(value, max_length)
     except Exception as error:
@@ -63,6 +69,47 @@ def attribute_values(attributes: Mapping[str, Any], *, max_length: int) -> dict[
             return {key: attribute_value(value, max_length=max_length) for key, value in attributes.items()}
     # Nearly always they are fit as they are. What only the encoder minds (integers too large, lone surrogates) it sees to itself
     return dict(attributes)
+
+
+def integer(number: int) -> int | str:
+    """Return a whole number, as text where telemetry's 64 bits can't hold it.
+
+    Example:
+        >>> integer(2**63 - 1), integer(2**63)
+        (9223372036854775807, '9223372036854775808')
+    """
+    if number in _INT64:
+        return int(number)
+    try:
+        return str(int(number))
+    except ValueError:
+        # Python refuses to write thousands of digits in tens
+        return hex(number)
+
+
+def limited(value: Any) -> Any:
+    """Return ``value``, containers as copies of bounded size and depth: one may hold itself, or one list a million times.
+
+    Example:
+        >>> loop = [1]
+        >>> loop.append(loop)
+        >>> str(limited(loop)).count("1"), limited({"a": (1, 2)})
+        (21, {'a': [1, 2]})
+    """
+    room = MAX_NODES
+
+    def copy(inner: Any, depth: int) -> Any:
+        nonlocal room
+        room -= 1
+        if not isinstance(inner, (Mapping, list, tuple, set, frozenset)):
+            return inner
+        if depth > MAX_DEPTH or room <= 0:
+            return "…"
+        if isinstance(inner, Mapping):
+            return {key: copy(item, depth + 1) for key, item in islice(list(inner.items()), max(0, room))}
+        return [copy(item, depth + 1) for item in islice(list(inner), max(0, room))]
+
+    return copy(value, 0)
 
 
 def _other(value: Any, max_length: int) -> AttributeValue:
@@ -117,7 +164,8 @@ def label_value(value: Any) -> str | int:
     if kind is str:
         return clean(value, MAX_LABEL_LENGTH)
     if kind is int:
-        return value if value in _INT64 else str(value)
+        number = integer(value)
+        return cut(number, MAX_LABEL_LENGTH) if isinstance(number, str) else number
     if kind is bool:
         return "true" if value else "false"
     return str(attribute_value(value, max_length=MAX_LABEL_LENGTH))
