@@ -126,9 +126,7 @@ def install(name: str) -> Path:
 
 def _step(name: str, *command: str) -> None:
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S
-        )
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotInstalledError(f"{name} could not be installed: {type(error).__name__}") from error
     if done.returncode != 0:

@@ -53,7 +53,7 @@ class Process:
             for name, value in os.environ.items()
             if not name.startswith(("OTEL_", "CLEW_", "DD_", "SENTRY_", "LOGFIRE_", "ELASTIC_APM_", "FASTAPI_"))
         }
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [str(python), "-m", module, *arguments],
             cwd=ROOT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastotel import OTLPSpanProcessor
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from benchmarks.variants import stock
 from benchmarks.variants.parts import Operations, Options, Served, Spans
@@ -19,7 +19,7 @@ def request(options: Options) -> Served:
     """Return the app with FastAPI's own telemetry over the processor."""
     traces, meters = stock.tracer_provider(options, processor(options)), stock.meter_provider(options)
     trace.set_tracer_provider(traces)
-    stock.metrics.set_meter_provider(meters)
+    metrics.set_meter_provider(meters)
     return Served(app=shop(), flush=stock.flusher(traces, meters))
 
 

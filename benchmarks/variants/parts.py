@@ -81,7 +81,7 @@ class Spans:
     emit_request: Callable[[], object] = nothing
     flush: Callable[[], object] = nothing
     shutdown: Callable[[], object] = nothing
-    account: Callable[[], dict[str, int]] = field(default=lambda: {})
+    account: Callable[[], dict[str, int]] = field(default=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

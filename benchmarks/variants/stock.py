@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry import metrics, trace
 from opentelemetry._logs import SeverityNumber, set_logger_provider
@@ -54,6 +54,10 @@ class DroppedLogs(LogRecordExporter):
         """Take a batch."""
         return LogRecordExportResult.SUCCESS
 
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+        """Have nothing to send."""
+        return True
+
     def shutdown(self) -> None:
         """Have nothing to end."""
 
@@ -65,11 +69,10 @@ def span_exporter(options: Options) -> SpanExporter:
     if options.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
-        made: SpanExporter = Grpc(endpoint=options.endpoint, insecure=True)
-        return made
+        return cast("SpanExporter", Grpc(endpoint=options.endpoint, insecure=True))
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-    return Http(endpoint=f"{options.endpoint}/v1/traces")
+    return cast("SpanExporter", Http(endpoint=f"{options.endpoint}/v1/traces"))
 
 
 def tracer_provider(options: Options, processor: SpanProcessor | None = None) -> TracerProvider:
@@ -85,7 +88,7 @@ def metric_exporter(options: Options) -> MetricExporter:
         return DroppedMetrics()
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-    return OTLPMetricExporter(endpoint=f"{options.endpoint}/v1/metrics")
+    return cast("MetricExporter", OTLPMetricExporter(endpoint=f"{options.endpoint}/v1/metrics"))
 
 
 def meter_provider(options: Options) -> MeterProvider:
@@ -141,12 +144,12 @@ def operations(options: Options) -> Operations:
             pass
 
     def five() -> None:
-        attributes = {"sku": "A-17", "amount": 12.5, "count": 3, "channel": "web", "express": True}
+        attributes: dict[str, Any] = {"sku": "A-17", "amount": 12.5, "count": 3, "channel": "web", "express": True}
         with tracer.start_as_current_span("price", attributes=attributes):
             pass
 
     def emit_log() -> None:
-        attributes = {"order_id": 7, "channel": "web"}
+        attributes: dict[str, Any] = {"order_id": 7, "channel": "web"}
         emitter.emit(severity_number=SeverityNumber.INFO, body="order.placed", attributes=attributes)
 
     return Operations(
@@ -168,12 +171,12 @@ def span_source(provider: TracerProvider) -> Spans:
     tracer = provider.get_tracer("bench")
 
     def emit() -> None:
-        attributes = {"sku": "A-17", "amount": 12.5, "count": 3, "channel": "web", "express": True}
+        attributes: dict[str, Any] = {"sku": "A-17", "amount": 12.5, "count": 3, "channel": "web", "express": True}
         with tracer.start_as_current_span("price", attributes=attributes):
             pass
 
     def emit_request() -> None:
-        attributes = {"sku": "A-17", "amount": 12.5, "count": 3, "channel": "web", "express": True}
+        attributes: dict[str, Any] = {"sku": "A-17", "amount": 12.5, "count": 3, "channel": "web", "express": True}
         with tracer.start_as_current_span("place order", attributes=attributes):
             emit()
 
