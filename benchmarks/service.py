@@ -23,7 +23,8 @@ class Service:
 
     def __init__(self) -> None:
         self.wanted = threading.Event()
-        self._listening = socket.socket()
+        # Of TCP by name: asyncio leaves the delay of small packets on where a socket does not say that it is
+        self._listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._served: Served | None = None
         self._server: Any = None
 

@@ -34,10 +34,10 @@ class Deliveries:
             self._bodies.append((signal, encoding, body))
 
     def take(self) -> dict[str, int]:
-        """Return how many items of each signal arrived since the last call, and in how many requests and bytes."""
+        """Return how many items of each signal arrived since the last call, and in how many posts and bytes."""
         with self._lock:
             bodies, self._bodies = self._bodies, []
-        counts: Counter[str] = Counter(traces=0, logs=0, metrics=0, requests=len(bodies))
+        counts: Counter[str] = Counter(traces=0, logs=0, metrics=0, posts=len(bodies))
         for signal, encoding, body in bodies:
             counts["bytes"] += len(body)
             if signal in wire.PATHS:

@@ -1,0 +1,128 @@
+"""The benchmarks work: variants in processes of their own, rounds in turn, tables, and an endpoint that counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from benchmarks import report, wire
+from benchmarks.table import Aim, Result, Table, aims_table, markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def cells(output: str, row: str) -> list[list[str]]:
+    """Return the cells of every row that begins with a text."""
+    lines = [line for line in output.splitlines() if line.startswith(f"| {row}")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_request_is_measured_without_and_with_export():
+    done = run("--only", "request", "--variants", "bare,clew", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    recording, exporting = cells(done.stdout, "clew: traces")
+    assert float(recording[1].replace(",", "")) > 0
+    assert exporting[-2:] == ["1.00", "2.00"]  # one span and two log events of each request have arrived
+    assert [float(row[5]) for row in cells(done.stdout, "bare FastAPI")] == [1.0, 1.0]
+
+
+def test_an_outage_is_measured_and_its_spans_arrive_afterwards():
+    done = run("--only", "outage", "--variants", "clew", "--here", "--dry-run", "--outage-seconds", "0.2")
+    assert done.returncode == 0, done.stderr
+    rows = cells(done.stdout, "clew ")
+    assert [row[1] for row in rows if row[1] in ("healthy", "refused", "silent")] == ["healthy", "refused", "silent"]
+    assert [row[7] for row in rows if row[1] in ("healthy", "refused", "silent")] == ["0", "0", "0"]
+
+
+def test_a_variant_that_cannot_run_is_named_with_the_reason():
+    done = run("--only", "operations", "--variants", "bare,sentry,logfire", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert "logfire: ModuleNotFoundError: No module named 'logfire'" in done.stdout
+
+
+def test_a_scenario_that_does_not_exist_is_refused():
+    done = run("--only", "nonsense", "--dry-run")
+    assert done.returncode == 2
+    assert "nonsense: no such scenario" in done.stderr
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=3), max_size=3))
+def test_spans_and_log_records_are_counted_as_protobuf_has_them(shape):
+    traces, logs = ExportTraceServiceRequest(), ExportLogsServiceRequest()
+    for scopes in shape:
+        spans_of, logs_of = traces.resource_spans.add(), logs.resource_logs.add()
+        spans_of.resource.attributes.add(key="service.name").value.string_value = "shop"
+        for count in scopes:
+            scope_spans, scope_logs = spans_of.scope_spans.add(schema_url="x"), logs_of.scope_logs.add()
+            for number in range(count):
+                scope_spans.spans.add(name="price", kind=1, start_time_unix_nano=2**60 + number)
+                scope_logs.log_records.add(severity_number=9, time_unix_nano=number)
+    wanted = sum(count for scopes in shape for count in scopes)
+    assert wire.count("traces", traces.SerializeToString()) == wanted
+    assert wire.count("logs", logs.SerializeToString()) == wanted
+
+
+def test_points_of_every_kind_of_metric_are_counted():
+    request = ExportMetricsServiceRequest()
+    metrics = request.resource_metrics.add().scope_metrics.add().metrics
+    metrics.add(name="a").gauge.data_points.add(as_double=1.5)
+    metrics.add(name="b").sum.data_points.add(as_int=1)
+    metrics.add(name="c").histogram.data_points.add(count=1)
+    metrics.add(name="d").exponential_histogram.data_points.add(count=1)
+    metrics.add(name="e").summary.data_points.add(count=1)
+    assert wire.count("metrics", request.SerializeToString()) == 5
+
+
+def test_a_missed_aim_says_so():
+    aims = [Aim(what="a span", at_most=4, measured=measured, unit="us") for measured in (3.0, 5.0, None)]
+    verdicts = [row[-1] for row in cells(aims_table(aims), "a span")]
+    assert verdicts == ["met", "**missed**", "not measured"]
+
+
+def test_results_survive_being_stored():
+    table = Table(
+        title="Spans", headings=["variant", "us"], rows=[["clew", 3.5], ["other: why not", None]], notes=["n"]
+    )
+    result = Result(scenario="request", tables=[table], aims=[Aim(what="x", at_most=1, measured=2.0, unit="us")])
+    run_ = report.Run.of_now(result, length="a short run", environments=[])
+    again = report.Run.from_json(json.loads(json.dumps(run_.as_json())))
+    assert again == run_
+    assert markdown(again.result.tables[0]) == markdown(table)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "benchmarks" / "requirements").iterdir()))
+def test_requirement_files_pin_every_package_and_name_no_host(name):
+    lines = (ROOT / "benchmarks" / "requirements" / name).read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert all(line.count("==") == 1 and "/" not in line and " " not in line for line in lines[1:])
+
+
+def test_peers_are_pinned_to_one_version_of_what_they_share():
+    shared = ("fastapi", "starlette", "uvicorn", "httptools", "pydantic", "opentelemetry-api", "opentelemetry-sdk")
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "benchmarks" / "requirements").iterdir():
+        for line in path.read_text().splitlines()[1:]:
+            package, version = line.split("==")
+            if package in shared:
+                found.setdefault(package, set()).add(version)
+    assert {package: len(versions) for package, versions in found.items()} == dict.fromkeys(shared, 1)
