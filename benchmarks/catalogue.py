@@ -20,6 +20,7 @@ class Variant:
         options: fields of :class:`benchmarks.variants.parts.Options`.
         variables: environment variables of its process.
         exports: it sends OTLP to an endpoint.
+        drops: it can be told to send nothing; else it needs an endpoint always.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     exports: bool = True
+    drops: bool = True
 
     def having(self, **options: Any) -> Variant:
         """Return the same with more options."""
@@ -61,6 +63,7 @@ REQUEST: Final = (
         title="FastAPI's own telemetry, fastotel's processor",
         environment="fastotel",
         module="fastotel",
+        drops=False,
     ),
     Variant(name="logfire", title="logfire", environment="logfire", module="logfire"),
     Variant(
@@ -103,7 +106,11 @@ STOCK: Final = _stock("stock", "OpenTelemetry SDK, OTLP/HTTP")
 GRPC: Final = _stock("stock-grpc", "OpenTelemetry SDK, OTLP/gRPC", protocol="grpc")
 LOGFIRE: Final = Variant(name="logfire", title="logfire", environment="logfire", module="logfire")
 FASTOTEL: Final = Variant(
-    name="fastotel", title="OpenTelemetry SDK, fastotel's processor", environment="fastotel", module="fastotel"
+    name="fastotel",
+    title="OpenTelemetry SDK, fastotel's processor",
+    environment="fastotel",
+    module="fastotel",
+    drops=False,
 )
 PROMETHEUS: Final = Variant(
     name="prometheus", title="prometheus_client", environment="prometheus", module="prometheus", exports=False

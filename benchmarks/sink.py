@@ -108,7 +108,7 @@ def listen_grpc(deliveries: Deliveries, port: int) -> int:
 
     class Services(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
         def service(self, call: Any) -> Any:
-            signal = {"trace": "traces", "logs": "logs", "metrics": "metrics"}[call.method.split(".")[4]]
+            signal = {"trace": "traces", "logs": "logs", "metrics": "metrics"}[call.method.split(".")[3]]
 
             def take(body: bytes, _context: Any) -> bytes:
                 deliveries.add(signal, "", body)

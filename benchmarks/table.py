@@ -100,9 +100,11 @@ def text(cell: Cell) -> str:
 def markdown(table: Table) -> str:
     """Return a table as Markdown, laid out to be read on a terminal, too."""
     cells = [table.headings, *([text(cell) for cell in row] for row in table.rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(table.headings))]
-    lines = [_line(row, widths) for row in cells]
-    rule = "|" + "|".join("-" * (width + 1) + (":" if at else "-") for at, width in enumerate(widths)) + "|"
+    columns = range(len(table.headings))
+    widths = [max(len(row[column]) for row in cells) for column in columns]
+    numbers = [any(isinstance(row[column], int | float) for row in table.rows) for column in columns]
+    lines = [_line(row, widths, numbers) for row in cells]
+    rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numbers, strict=True)) + "|"
     parts = [f"**{table.title}**", "", lines[0], rule, *lines[1:]]
     if table.notes:
         parts += ["", *(f"- {note}" for note in table.notes)]
@@ -123,9 +125,7 @@ def aims_table(aims: Sequence[Aim]) -> str:
     )
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    written = [
-        cell.rjust(width) if at else cell.ljust(width)
-        for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
+def _line(cells: Sequence[str], widths: Sequence[int], numbers: Sequence[bool]) -> str:
+    columns = zip(cells, widths, numbers, strict=True)
+    written = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in columns]
     return "| " + " | ".join(written) + " |"

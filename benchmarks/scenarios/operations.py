@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.catalogue import BARE, CLEW, FASTOTEL, LOGFIRE, PROMETHEUS, STOCK, STRUCTLOG, Variant
-from benchmarks.measure import Plan, Summary, interleave, running
+from benchmarks.measure import Plan, Summary, interleave, running, sink
 from benchmarks.processes import Process
 from benchmarks.table import Aim, Cell, Result, Table
 
@@ -27,41 +27,29 @@ _NAMES: Final = (
     "log record to OTLP, by the API",
     "log line as JSON",
 )
+_SAMPLING: Final = (CLEW, STOCK, LOGFIRE)
 _AIMS: Final = {"span, empty": 4.0, "counter, bound": 0.5, "histogram, bound": 0.8, "log line to OTLP": 6.0}
 
 
 def run(plan: Plan) -> Result:
-    """Measure every operation of every variant."""
+    """Measure every operation of every variant, then spans that are not sampled."""
     rows: dict[str, list[list[Cell]]] = {name: [] for name in _NAMES}
     reached: dict[str, float] = {}
     missing: list[str] = []
-    sampled = plan.wanted((BARE, CLEW, STOCK, LOGFIRE, FASTOTEL, PROMETHEUS, STRUCTLOG))
-    unsampled = plan.wanted((CLEW, STOCK, LOGFIRE))
-    for share in (1.0, 0.0):
-        variants = [variant.having(share=share) for variant in (sampled if share else unsampled)]
-        names: dict[int, list[str]] = {}
-
-        def prepare(process: Process, names: dict[int, list[str]] = names) -> None:
-            names[process.pid] = process.ask("prepare", part="operations")["operations"]
-
-        with running(plan, variants, first=prepare) as runners:
-            wanted = {v: names[p.pid] if share else ["span, empty"] for v, p in runners.running.items()}
-
-            def burst(
-                variant: Variant, process: Process, wanted: Mapping[Variant, list[str]] = wanted
-            ) -> Mapping[str, Any]:
-                return {name: _one(process, name) for name in wanted[variant]}
-
-            rounds = interleave(runners, plan.times(25), burst)
-        missing += [f"{variant.title}: {reason}" for variant, reason in runners.missing.items()]
-        for variant, bursts in rounds.items():
-            title = "an empty function" if variant.module == "bare" else variant.title.removesuffix(", OTLP/HTTP")
-            for name in wanted[variant]:
-                summary = Summary.of([burst[name] for burst in bursts])
-                shown = name if share else "span, not sampled"
-                rows[shown].append([shown, title, summary.minimum, summary.median])
-                if variant.module == "clew" and share:
-                    reached[name] = summary.minimum
+    with sink(plan) as (_, url):
+        for share, variants in ((1.0, (BARE, CLEW, STOCK, LOGFIRE, FASTOTEL, PROMETHEUS, STRUCTLOG)), (0.0, _SAMPLING)):
+            told = [
+                variant.having(share=share, endpoint="" if variant.drops else url) for variant in plan.wanted(variants)
+            ]
+            rounds = _rounds(plan, told, missing, only="" if share else "span, empty")
+            for variant, bursts in rounds.items():
+                title = "an empty function" if variant.module == "bare" else variant.title.removesuffix(", OTLP/HTTP")
+                for name in bursts[0]:
+                    summary = Summary.of([burst[name] for burst in bursts])
+                    shown = name if share else "span, not sampled"
+                    rows[shown].append([shown, title, summary.minimum, summary.median])
+                    if variant.module == "clew" and share:
+                        reached[name] = summary.minimum
     table = Table(
         title="One operation, nothing is sent: CPU time of the thread that does it",
         headings=["operation", "variant", "us, minimum", "us, median"],
@@ -86,6 +74,24 @@ def run(plan: Plan) -> Result:
         aims=aims,
         settings=f"bursts of {QUEUED:,} spans or log lines, {COUNTED:,} of the rest; {plan.times(25)} rounds",
     )
+
+
+def _rounds(
+    plan: Plan, variants: Sequence[Variant], missing: list[str], *, only: str
+) -> dict[Variant, list[Mapping[str, Any]]]:
+    names: dict[int, list[str]] = {}
+
+    def prepare(process: Process) -> None:
+        offered = process.ask("prepare", part="operations")["operations"]
+        names[process.pid] = [only] if only else offered
+
+    def burst(_: Variant, process: Process) -> Mapping[str, Any]:
+        return {name: _one(process, name) for name in names[process.pid]}
+
+    with running(plan, variants, first=prepare) as runners:
+        rounds = interleave(runners, plan.times(25), burst)
+    missing += [f"{variant.title}: {reason}" for variant, reason in runners.missing.items()]
+    return rounds
 
 
 def _one(process: Process, name: str) -> float:

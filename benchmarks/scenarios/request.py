@@ -46,10 +46,14 @@ def run(plan: Plan) -> Result:
 
 def _recording(plan: Plan) -> tuple[Table, dict[str, float]]:
     variants = plan.wanted(catalogue.REQUEST)
-    with running(plan, variants, first=lambda process: process.ask("prepare", part="request")) as runners:
-        rounds = interleave(
-            runners, plan.times(25), lambda _, process: process.ask("requests", count=REQUESTS, sent=False)
-        )
+    with sink(plan) as (_, url):
+        told = {variant if variant.drops else variant.having(endpoint=url): variant for variant in variants}
+        with running(plan, list(told), first=lambda process: process.ask("prepare", part="request")) as runners:
+            found = interleave(
+                runners, plan.times(25), lambda _, process: process.ask("requests", count=REQUESTS, sent=False)
+            )
+    rounds = {told[variant]: bursts for variant, bursts in found.items()}
+    runners.missing = {told[variant]: reason for variant, reason in runners.missing.items()}
     summaries = {
         variant: Summary.of([burst["thread_ns"] / REQUESTS / 1e3 for burst in bursts])
         for variant, bursts in rounds.items()
@@ -66,7 +70,7 @@ def _recording(plan: Plan) -> tuple[Table, dict[str, float]]:
             ),
             (
                 "ddtrace's traces are dropped before they are encoded; fastotel has no transport that drops, so its native "
-                "thread is refused a connection."
+                "thread sends to an endpoint."
             ),
             "Only clew's rows have log events of the request (two), request and response sizes, and a correlation id.",
         ],

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, get_args
+from typing import Any
 
 import clew
 from benchmarks.variants.parts import Labels, Operations, Options, Served, Spans
 from benchmarks.variants.shop import shop
 from clew.engine import runtime
 from clew.pipeline.transport import Outcome
-from clew.settings import LogFormat, Settings
-
-SILENT = "none" if "none" in get_args(LogFormat) else "json"
+from clew.settings import Settings
 
 
 class Dropped:
@@ -32,7 +30,7 @@ class Dropped:
 
 def configure(options: Options, **more: Any) -> None:
     """Set clew up as the options say."""
-    given: dict[str, Any] = {"service_name": "bench", "log_format": "json" if options.file else SILENT, **more}
+    given: dict[str, Any] = {"service_name": "bench", "log_format": "json" if options.file else "none", **more}
     if options.share < 1:
         given |= {"sampler": "parentbased_traceidratio", "sampler_ratio": options.share}
     if options.mode == "metrics":

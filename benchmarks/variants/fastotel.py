@@ -11,8 +11,8 @@ from benchmarks.variants.shop import shop
 
 
 def processor(options: Options) -> OTLPSpanProcessor:
-    """Return its processor. It has no transport that drops: without an endpoint it is refused a connection."""
-    return OTLPSpanProcessor(endpoint=f"{options.endpoint or 'http://127.0.0.1:9'}/v1/traces")
+    """Return its processor. It has no transport that drops, so it always needs an endpoint."""
+    return OTLPSpanProcessor(endpoint=f"{options.endpoint}/v1/traces")
 
 
 def request(options: Options) -> Served:
