@@ -102,8 +102,8 @@ def listen_http(deliveries: Deliveries, port: int, *, silent: bool) -> int:
     return started[0]
 
 
-def listen_grpc(deliveries: Deliveries, port: int) -> int:
-    """Start a gRPC server that takes any OTLP export; return the port."""
+def listen_grpc(deliveries: Deliveries, port: int) -> tuple[int, object]:
+    """Start a gRPC server that takes any OTLP export; return the port, and the server, which stops when it is let go of."""
     import grpc
 
     class Services(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
@@ -122,17 +122,20 @@ def listen_grpc(deliveries: Deliveries, port: int) -> int:
     if bound == 0:
         raise OSError(f"port {port} can't be listened on")
     server.start()
-    return bound
+    return bound, server
 
 
 def main() -> None:
     """Listen when the first order comes, so that the process can be put on its core before it starts threads."""
     kind = sys.argv[1]
     deliveries = Deliveries()
+    servers: list[object] = []
 
     def listen(port: int = 0) -> dict[str, int]:
         if kind == "grpc":
-            return {"port": listen_grpc(deliveries, port)}
+            port, server = listen_grpc(deliveries, port)
+            servers.append(server)
+            return {"port": port}
         return {"port": listen_http(deliveries, port, silent=kind == "silent")}
 
     serve({"listen": listen, "take": deliveries.take}, quiet=False)
