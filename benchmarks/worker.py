@@ -183,11 +183,14 @@ class Worker:
             if number % 1000 == 0:
                 most = max(most, rss_bytes())
         ordered = sorted(latencies)
+        middle = count // 2
+        halves = [sorted(half)[len(half) * 99 // 100] for half in (latencies[:middle], latencies[middle:])]
         most = max(most, rss_bytes())
         return {
             "operations": count,
             "p50_s": ordered[count // 2],
             "p99_s": ordered[count * 99 // 100],
+            "p99_halves_s": halves,
             "rss_growth_bytes": most - before,
         }
 

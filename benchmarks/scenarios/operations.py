@@ -10,7 +10,7 @@ from benchmarks.measure import Plan, Summary, interleave, running, sink
 from benchmarks.processes import Process
 from benchmarks.table import Aim, Cell, Result, Table
 
-MINUTES: Final = 1.5
+MINUTES: Final = 2.0
 # Spans and log lines wait in queues, which must have room for a burst; numbers do not
 QUEUED: Final = 1_000
 COUNTED: Final = 10_000

@@ -12,7 +12,7 @@ from benchmarks.processes import Process
 from benchmarks.table import Aim, Cell, Result, Table
 
 REQUESTS: Final = 500
-MINUTES: Final = 5.0
+MINUTES: Final = 3.5
 
 
 def run(plan: Plan) -> Result:
@@ -40,7 +40,7 @@ def run(plan: Plan) -> Result:
         scenario="request",
         tables=[recorded, exported],
         aims=aims,
-        settings=f"bursts of {REQUESTS} requests in turn; {plan.times(25)} rounds without export, {plan.times(12)} with",
+        settings=f"bursts of {REQUESTS} requests in turn; {plan.times(20)} rounds without export, {plan.times(10)} with",
     )
 
 
@@ -50,7 +50,7 @@ def _recording(plan: Plan) -> tuple[Table, dict[str, float]]:
         told = {variant if variant.drops else variant.having(endpoint=url): variant for variant in variants}
         with running(plan, list(told), first=lambda process: process.ask("prepare", part="request")) as runners:
             found = interleave(
-                runners, plan.times(25), lambda _, process: process.ask("requests", count=REQUESTS, sent=False)
+                runners, plan.times(20), lambda _, process: process.ask("requests", count=REQUESTS, sent=False)
             )
     rounds = {told[variant]: bursts for variant, bursts in found.items()}
     runners.missing = {told[variant]: reason for variant, reason in runners.missing.items()}
@@ -87,7 +87,7 @@ def _exporting(plan: Plan) -> tuple[Table, dict[str, float]]:
             return {**spent, **endpoint.ask("take")}
 
         with running(plan, list(told), first=lambda process: process.ask("prepare", part="request")) as runners:
-            rounds = interleave(runners, plan.times(12), burst)
+            rounds = interleave(runners, plan.times(10), burst)
     summaries = {
         told[variant]: Summary.of([burst["process_ns"] / REQUESTS / 1e3 for burst in bursts])
         for variant, bursts in rounds.items()

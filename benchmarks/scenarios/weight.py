@@ -12,7 +12,7 @@ from benchmarks.environments import ROOT, Environment, NotInstalledError, say
 from benchmarks.measure import Plan, Summary
 from benchmarks.table import Cell, Result, Table
 
-MINUTES: Final = 2.5
+MINUTES: Final = 1.5
 
 # What a service imports to set it up
 IMPORTS: Final = (
