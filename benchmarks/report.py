@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,13 +80,14 @@ The peers are installed by pip, from the pinned files in `benchmarks/requirement
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A scenario's result, and under which circumstances it was found."""
+    """A scenario's result, and under which circumstances it was found: when, how long, where, with what."""
 
     result: Result
     when: str
     length: str
     machine: str
     versions: dict[str, str]
+    revision: str
 
     @classmethod
     def of_now(cls, result: Result, *, length: str, environments: Iterable[Environment]) -> Run:
@@ -96,6 +98,7 @@ class Run:
             length=length,
             machine=_machine(),
             versions=_versions(environments),
+            revision=_revision(),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -105,6 +108,7 @@ class Run:
             "length": self.length,
             "machine": self.machine,
             "versions": self.versions,
+            "revision": self.revision,
             **self.result.as_json(),
         }
 
@@ -117,6 +121,7 @@ class Run:
             length=data["length"],
             machine=data["machine"],
             versions=data["versions"],
+            revision=data["revision"],
         )
 
 
@@ -151,7 +156,7 @@ def write_page(minutes: float, path: Path = PAGE) -> None:
 
 def section(run: Run) -> str:
     """Return one scenario's part of the page."""
-    parts = [f"{run.when}, {run.length}: {run.result.settings}.", ""]
+    parts = [f"{run.when}, clew at {run.revision}, {run.length}: {run.result.settings}.", ""]
     for table in run.result.tables:
         parts += [markdown(table), ""]
     if run.result.aims:
@@ -164,6 +169,15 @@ def _circumstances(runs: list[Run]) -> list[str]:
     parts += [f"- {machine}" for machine in dict.fromkeys(run.machine for run in runs)]
     versions = {name: version for run in runs for name, version in run.versions.items()}
     return [*parts, "- " + ", ".join(f"{name} {version}" for name, version in versions.items()), ""]
+
+
+def _revision() -> str:
+    git = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False, timeout=10)
+    except OSError:
+        return "no commit"
+    return done.stdout.strip() or "no commit"
 
 
 def _machine() -> str:
