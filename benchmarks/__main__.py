@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 import time
 from typing import Any
 
-from benchmarks import report
-from benchmarks.environments import Environments, say
+from benchmarks import catalogue, report
+from benchmarks.environments import Environments, NotInstalledError, say
 from benchmarks.measure import QUICK, Plan
+from benchmarks.processes import ProcessError
 from benchmarks.table import aims_table, markdown
 
 INSTALL_MINUTES = 4.0
@@ -25,6 +27,11 @@ def minutes(names: list[str], scale: float = 1.0) -> float:
     return sum(
         float(scenario(name).MINUTES) * max(scale, 0.3) if scale < 1 else scenario(name).MINUTES for name in names
     )
+
+
+def everything() -> float:
+    """Return how many minutes a whole run takes."""
+    return minutes(list(report.TITLES))
 
 
 def words(text: str) -> list[str]:
@@ -53,15 +60,19 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure what was asked for."""
     asked = arguments()
-    everything = minutes(list(report.TITLES))
     if asked.list:
         for name, title in report.TITLES.items():
             print(f"  {name:<12} {scenario(name).MINUTES:4.1f} min  {title}")
+        print(f"  variants of a request: {', '.join(variant.name for variant in catalogue.REQUEST)}")
+        print("  elsewhere: bare, clew, stock, stock-grpc, logfire, fastotel, prometheus, structlog")
         return
     if not asked.page:
-        measure(asked)
+        try:
+            measure(asked)
+        except (NotInstalledError, ProcessError) as error:
+            sys.exit(f"clew bench: {error}.")
     if not asked.dry_run:
-        report.write_page(everything)
+        report.write_page(everything())
         say(f"wrote {report.PAGE}")
 
 
@@ -91,6 +102,7 @@ def measure(asked: argparse.Namespace) -> None:
         say(f"{name} done in {time.monotonic() - started:.0f} s")
         if not asked.dry_run:
             report.save(report.Run.of_now(result, length=length, environments=plan.environments.known()))
+            report.write_page(everything())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,7 +149,8 @@ def sink(plan: Plan, kind: str = "http", port: int = 0, *, core: int | None = No
         port: where it listens; 0 is any.
         core: the core that it is held on, in place of the other one.
     """
-    python = plan.environments.get("otel" if kind == "grpc" else "bare").python
+    # Over HTTP it needs nothing but Python
+    python = plan.environments.get("otel").python if kind == "grpc" else Path(sys.executable)
     with Process(python, "benchmarks.sink", kind, core=cores()[1] if core is None else core) as process:
         taken = process.ask("listen", port=port)["port"]
         yield process, f"http://127.0.0.1:{taken}"

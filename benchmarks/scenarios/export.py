@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 from benchmarks.catalogue import CLEW, FASTOTEL, GRPC, LOGFIRE, STOCK, Variant
+from benchmarks.environments import NotInstalledError
 from benchmarks.measure import Plan, Summary, interleave, running, sink
 from benchmarks.processes import Process
 from benchmarks.table import Aim, Cell, Result, Table
@@ -44,12 +46,16 @@ def _seconds(plan: Plan) -> float:
 def _cost(plan: Plan) -> tuple[Table, dict[str, float]]:
     count = _count(plan)
     variants = plan.wanted((CLEW, STOCK, GRPC, LOGFIRE, FASTOTEL))
-    with sink(plan) as (http, http_url), sink(plan, "grpc") as (grpc, grpc_url):
-        told = {variant.having(endpoint=grpc_url if variant is GRPC else http_url): variant for variant in variants}
+    with contextlib.ExitStack() as sinks:
+        endpoints = {False: sinks.enter_context(sink(plan))}
+        with contextlib.suppress(NotInstalledError):
+            # Without it the variant that needs it can't be had either, and says so itself
+            endpoints[True] = sinks.enter_context(sink(plan, "grpc"))
+        told = {variant.having(endpoint=endpoints.get(variant is GRPC, (None, ""))[1]): variant for variant in variants}
 
         def burst(variant: Variant, process: Process) -> Mapping[str, Any]:
             spent = process.ask("export", count=count, chunk=CHUNK)
-            return {**spent, **(grpc if told[variant] is GRPC else http).ask("take")}
+            return {**spent, **endpoints[told[variant] is GRPC][0].ask("take")}
 
         with running(plan, list(told), first=lambda process: process.ask("prepare", part="spans")) as runners:
             rounds = interleave(runners, plan.times(2), burst)

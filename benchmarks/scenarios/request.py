@@ -72,6 +72,7 @@ def _recording(plan: Plan) -> tuple[Table, dict[str, float]]:
                 "ddtrace's traces are dropped before they are encoded; fastotel has no transport that drops, so its native "
                 "thread sends to an endpoint."
             ),
+            "logfire's rows have its metrics in them, and the endpoint's arguments as attributes of the span.",
             "Only clew's rows have log events of the request (two), request and response sizes, and a correlation id.",
         ],
     ), added

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import catalogue
@@ -30,7 +32,7 @@ def run(plan: Plan) -> Result:
             ports[process.pid] = process.ask("listen")["port"]
 
         with (
-            Process(plan.environments.get("bare").python, "benchmarks.load", core=cores()[1]) as load,
+            Process(Path(sys.executable), "benchmarks.load", core=cores()[1]) as load,
             running(plan, list(told), module="benchmarks.service", first=listen) as runners,
         ):
 

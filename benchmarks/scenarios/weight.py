@@ -50,9 +50,9 @@ IMPORTS: Final = (
 def run(plan: Plan) -> Result:
     """Time the imports in turn, each in a fresh process, and add up the files."""
     rounds = plan.times(9)
-    environments: dict[str, Environment] = {}
+    environments: dict[str, Environment] = {"bare": plan.environments.get("bare")}
     missing: dict[str, str] = {}
-    for name in ("bare", *(name for _, name, _ in IMPORTS)):
+    for _, name, _ in IMPORTS:
         try:
             environments[name] = plan.environments.get(name)
         except NotInstalledError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from benchmarks import report, wire
+from benchmarks import report, table, wire
 from benchmarks.table import Aim, Result, Table, aims_table, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,13 @@ def test_spans_and_log_records_are_counted_as_protobuf_has_them(shape):
     assert wire.count("logs", logs.SerializeToString()) == wanted
 
 
+@pytest.mark.parametrize("module", [table, wire], ids=lambda module: module.__name__)
+def test_examples_in_docstrings_are_true(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
 def test_points_of_every_kind_of_metric_are_counted():
     request = ExportMetricsServiceRequest()
     metrics = request.resource_metrics.add().scope_metrics.add().metrics
@@ -58,14 +66,14 @@ def test_a_missed_aim_says_so():
 
 
 def test_results_survive_being_stored():
-    table = Table(
+    spans = Table(
         title="Spans", headings=["variant", "us"], rows=[["clew", 3.5], ["other: why not", None]], notes=["n"]
     )
-    result = Result(scenario="request", tables=[table], aims=[Aim(what="x", at_most=1, measured=2.0, unit="us")])
+    result = Result(scenario="request", tables=[spans], aims=[Aim(what="x", at_most=1, measured=2.0, unit="us")])
     run_ = report.Run.of_now(result, length="a short run", environments=[])
     again = report.Run.from_json(json.loads(json.dumps(run_.as_json())))
     assert again == run_
-    assert markdown(again.result.tables[0]) == markdown(table)
+    assert markdown(again.result.tables[0]) == markdown(spans)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "benchmarks" / "requirements").iterdir()))
