@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from typing import Any
@@ -92,7 +93,7 @@ def measure(asked: argparse.Namespace) -> None:
     )
     length = "a full run" if scale == 1 and not asked.variants else f"a short run ({scale:g} of the length)"
     for name in names:
-        started = time.monotonic()
+        started, load = time.monotonic(), os.getloadavg()[0]
         say(f"{report.TITLES[name]} ...")
         result = scenario(name).run(plan)
         for table in result.tables:
@@ -101,7 +102,7 @@ def measure(asked: argparse.Namespace) -> None:
             print(f"{aims_table(result.aims)}\n", flush=True)
         say(f"{name} done in {time.monotonic() - started:.0f} s")
         if not asked.dry_run:
-            report.save(report.Run.of_now(result, length=length, environments=plan.environments.known()))
+            report.save(report.Run.of_now(result, length=length, environments=plan.environments.known(), load=load))
             report.write_page(everything())
 
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -131,4 +132,6 @@ def _step(name: str, *command: str) -> None:
         raise NotInstalledError(f"{name} could not be installed: {type(error).__name__}") from error
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it printed nothing"]
-        raise NotInstalledError(f"{name} could not be installed: {lines[-1].strip()[:200]}")
+        # The page that this ends up in names no package index
+        reason = re.sub(r"https?://\S+", "the package index", lines[-1].strip())[:200]
+        raise NotInstalledError(f"{name} could not be installed: {reason}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.environments import ROOT, Environment
-from benchmarks.table import Result, aims_table, markdown
+from benchmarks.table import Result, aims_table, markdown, text
 
 RESULTS: Final = ROOT / "benchmarks" / "results.json"
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
@@ -60,7 +60,7 @@ FastAPI, Starlette, uvicorn and OpenTelemetry. Where figures are compared, the p
 rounds, so that what the machine does meanwhile hits all alike. Python's garbage collector and switch interval are as they are by default.
 
 **How to read it.** Absolute times are this machine's: read the ratios and the differences. The minimum is what the code costs; the
-median shows what a machine with other work makes of it. Where a minimum and a median are far apart, the machine was busy, and the
+median shows what a machine with other work makes of it. Each section says how busy the machine was before. Where a minimum and a median are far apart, the machine was busy, and the
 minimum is the one to trust. Rows are not always alike: a peer that records less is cheaper for it, and the notes say so.
 A missed aim says so in its table.
 
@@ -88,10 +88,11 @@ class Run:
     machine: str
     versions: dict[str, str]
     revision: str
+    load: float | None
 
     @classmethod
-    def of_now(cls, result: Result, *, length: str, environments: Iterable[Environment]) -> Run:
-        """Put date, machine and versions to a result."""
+    def of_now(cls, result: Result, *, length: str, environments: Iterable[Environment], load: float | None) -> Run:
+        """Put date, machine and versions to a result; ``load`` is the machine's load average before it."""
         return cls(
             result=result,
             when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -99,6 +100,7 @@ class Run:
             machine=_machine(),
             versions=_versions(environments),
             revision=_revision(),
+            load=load,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -109,6 +111,7 @@ class Run:
             "machine": self.machine,
             "versions": self.versions,
             "revision": self.revision,
+            "load": self.load,
             **self.result.as_json(),
         }
 
@@ -122,6 +125,7 @@ class Run:
             machine=data["machine"],
             versions=data["versions"],
             revision=data["revision"],
+            load=data["load"],
         )
 
 
@@ -156,7 +160,8 @@ def write_page(minutes: float, path: Path = PAGE) -> None:
 
 def section(run: Run) -> str:
     """Return one scenario's part of the page."""
-    parts = [f"{run.when}, clew at {run.revision}, {run.length}: {run.result.settings}.", ""]
+    busy = f" The machine's load average was {text(run.load)} when it began." if run.load is not None else ""
+    parts = [f"{run.when}, clew at {run.revision}, {run.length}: {run.result.settings}.{busy}", ""]
     for table in run.result.tables:
         parts += [markdown(table), ""]
     if run.result.aims:

@@ -70,7 +70,7 @@ def test_results_survive_being_stored():
         title="Spans", headings=["variant", "us"], rows=[["clew", 3.5], ["other: why not", None]], notes=["n"]
     )
     result = Result(scenario="request", tables=[spans], aims=[Aim(what="x", at_most=1, measured=2.0, unit="us")])
-    run_ = report.Run.of_now(result, length="a short run", environments=[])
+    run_ = report.Run.of_now(result, length="a short run", environments=[], load=0.5)
     again = report.Run.from_json(json.loads(json.dumps(run_.as_json())))
     assert again == run_
     assert markdown(again.result.tables[0]) == markdown(spans)
