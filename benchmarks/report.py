@@ -177,12 +177,17 @@ def _circumstances(runs: list[Run]) -> list[str]:
 
 
 def _revision() -> str:
-    git = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """Return the last commit that changed clew itself, and whether its source was changed since."""
+    commit, changed = _git("log", "-1", "--format=%h", "--", "src"), _git("status", "--porcelain", "--", "src")
+    return f"{commit or 'no commit'}{', changed since' if changed else ''}"
+
+
+def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=10)
     except OSError:
-        return "no commit"
-    return done.stdout.strip() or "no commit"
+        return ""
+    return done.stdout.strip()
 
 
 def _machine() -> str:
