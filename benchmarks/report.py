@@ -56,7 +56,7 @@ _INTRODUCTION: Final = """\
 Written by `make bench`; the rows are in [results.json](../benchmarks/results.json), too.
 
 Each variant runs in a process of its own, with an environment of its own in which only it is installed, all with the same versions of
-FastAPI, Starlette, uvicorn and OpenTelemetry. Where figures are compared, the processes work in turn, in short bursts and many
+FastAPI, Starlette and uvicorn, and with OpenTelemetry 1.45. Where figures are compared, the processes work in turn, in short bursts and many
 rounds, so that what the machine does meanwhile hits all alike. Python's garbage collector and switch interval are as they are by default.
 
 **How to read it.** Absolute times are this machine's: read the ratios and the differences. The minimum is what the code costs; the
