@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit setup-demo setup-dev backends lock format clean
+.PHONY: help demo test check bench unit setup-demo setup-dev backends lock format clean
 
 # The first interpreter that starts and is new enough; name another with: make PYTHON=/path/to/python3.11
 PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -26,6 +26,9 @@ test: setup-dev ## Check style, types and layers, build the real backends where 
 
 check: setup-dev ## Check style, types and layers only
 	@$(BIN)/python tools/verify.py --checks-only
+
+bench: setup-dev ## Measure clew beside its peers and write docs/benchmarks.md (ARGS="--only request --quick" for less)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 backends: setup-dev ## Build the Collector, Prometheus, Loki and Jaeger into the cache
 	@$(BIN)/python tools/backends.py build

@@ -1,0 +1,55 @@
+"""The benchmarks work from end to end, with what the development environment has: clew and bare FastAPI."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def cells(output: str, row: str) -> list[list[str]]:
+    """Return the cells of every row that begins with a text."""
+    lines = [line for line in output.splitlines() if line.startswith(f"| {row}")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_request_is_measured_without_and_with_export():
+    done = run("--only", "request", "--variants", "bare,clew", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    recording, exporting = cells(done.stdout, "clew: traces")
+    assert float(recording[1].replace(",", "")) > 0
+    assert exporting[-2:] == ["1.00", "2.00"]  # one span and two log events of each request have arrived
+    assert [float(row[5]) for row in cells(done.stdout, "bare FastAPI")] == [1.0, 1.0]
+
+
+def test_an_outage_is_measured_and_its_spans_arrive_afterwards():
+    done = run("--only", "outage", "--variants", "clew", "--here", "--dry-run", "--outage-seconds", "0.2")
+    assert done.returncode == 0, done.stderr
+    rows = cells(done.stdout, "clew ")
+    assert [row[1] for row in rows if row[1] in ("healthy", "refused", "silent")] == ["healthy", "refused", "silent"]
+    assert [row[7] for row in rows if row[1] in ("healthy", "refused", "silent")] == ["0", "0", "0"]
+
+
+def test_a_variant_that_cannot_run_is_named_with_the_reason():
+    done = run("--only", "operations", "--variants", "bare,sentry,logfire", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert "logfire: ModuleNotFoundError: No module named 'logfire'" in done.stdout
+
+
+def test_a_scenario_that_does_not_exist_is_refused():
+    done = run("--only", "nonsense", "--dry-run")
+    assert done.returncode == 2
+    assert "nonsense: no such scenario" in done.stderr
