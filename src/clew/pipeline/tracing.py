@@ -281,7 +281,7 @@ class DeferredSpan(RecordedSpan):
     _facts: Facts
 
     @property
-    def _attributes(self) -> dict[str, Any]:  # type: ignore[override]
+    def _attributes(self) -> dict[str, Any]:
         built = self._built
         if built is None:
             # Of two threads that ask first, both get the same
@@ -348,7 +348,7 @@ class Tracer(sdk.Tracer):
                 span._set_status_on_exception = False
         return span
 
-    def begin(  # noqa: C901, PLR0912, PLR0915 - the hot path: every call within it would cost
+    def begin(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - the hot path: every call within it would cost
         self,
         name: str,
         context: Mapping[str, object],
