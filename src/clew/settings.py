@@ -6,24 +6,17 @@ Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-v
 from __future__ import annotations
 
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from clew.diagnostics import ClewError
 
 Exporter = Literal["otlp", "none"]
-Sampler = Literal[
-    "always_on",
-    "always_off",
-    "traceidratio",
-    "parentbased_always_on",
-    "parentbased_always_off",
-    "parentbased_traceidratio",
-]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "console", "json", "none"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
@@ -31,6 +24,17 @@ HistogramAggregation = Literal["explicit_bucket_histogram", "base2_exponential_b
 ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
 Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
+SAMPLERS = (
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+)
+SAMPLER_GROUP = "opentelemetry_traces_sampler"
+ID_GENERATORS = ("random",)
+ID_GENERATOR_GROUP = "opentelemetry_id_generator"
 
 
 class SettingsError(ClewError):
@@ -82,6 +86,25 @@ def _http_url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError("must be an http:// or https:// address, such as http://localhost:4318")
     return value.rstrip("/")
+
+
+def _plugin(group: str, built_in: tuple[str, ...]) -> AfterValidator:
+    """Take a name of clew's own, or one that an installed package has registered."""
+
+    def known(value: str) -> str:
+        value = value.strip()
+        if value.lower() in built_in:
+            return value.lower()
+        if not entry_points(group=group, name=value):
+            raise ValueError(f"must be {', '.join(built_in)} or a name that a package registers under {group}")
+        return value
+
+    return AfterValidator(known)
+
+
+def _ratio(value: Any, known: ValidationInfo) -> Any:
+    """Leave to a package's sampler what its argument means."""
+    return value if known.data.get("sampler", SAMPLERS[0]) in SAMPLERS else 1.0
 
 
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
@@ -168,12 +191,19 @@ class Settings(BaseSettings):
     """The key of this client's certificate (PEM)."""
 
     # How much of it
-    sampler: Annotated[Sampler, BeforeValidator(_lower)] = Field(
+    sampler: Annotated[str, _plugin(SAMPLER_GROUP, SAMPLERS)] = Field(
         default="parentbased_always_on", validation_alias=_otel("traces_sampler")
     )
-    """Which traces are recorded; a caller's "not sampled" is not the last word."""
-    sampler_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias=_otel("traces_sampler_arg"))
+    """Which traces are recorded; a caller's "not sampled" is not the last word. A package's sampler goes by the name that it is
+    registered under, and gets the variable ``OTEL_TRACES_SAMPLER_ARG`` as it is."""
+    sampler_ratio: Annotated[float, BeforeValidator(_ratio)] = Field(
+        default=1.0, ge=0, le=1, validation_alias=_otel("traces_sampler_arg")
+    )
     """The share of traces that a ``traceidratio`` sampler records, from 0 to 1."""
+    id_generator: Annotated[str, _plugin(ID_GENERATOR_GROUP, ID_GENERATORS)] = Field(
+        default="random", validation_alias=_otel("python_id_generator")
+    )
+    """Makes the ids of traces and spans; another than ``random`` by the name that a package registers it under."""
     keep_errors: bool = False
     """Whether a request, job or message that fails is recorded although its trace is not sampled: its own span, without those
     beneath it."""

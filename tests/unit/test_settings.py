@@ -13,7 +13,7 @@ BAD_VALUES = [
     ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "number of milliseconds"),
     ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1", "greater than 0"),
     ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "'gzip' or 'none'"),
-    ("OTEL_TRACES_SAMPLER", "sometimes", "'parentbased_traceidratio'"),
+    ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_traceidratio"),
     ("OTEL_TRACES_SAMPLER_ARG", "2", "less than or equal to 1"),
     ("OTEL_LOGS_EXPORTER", "file", "'otlp' or 'none'"),
     ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "sometimes", "'cumulative', 'delta' or 'lowmemory'"),

@@ -6,7 +6,6 @@ carries all of them.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from opentelemetry.propagators.textmap import (
 )
 
 from clew.diagnostics import report
-from clew.pipeline.tracing import CORRELATION_KEY
+from clew.pipeline.tracing import CORRELATION_KEY, random_bits
 from clew.settings import Settings
 
 _VALID_CORRELATION: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
@@ -41,7 +40,7 @@ _destination: ContextVar[str | None] = ContextVar("clew_destination", default=No
 
 def new_correlation_id() -> str:
     """Return a fresh correlation id: 32 hexadecimal digits."""
-    return random.getrandbits(128).to_bytes(16, "big").hex()
+    return random_bits(128).to_bytes(16, "big").hex()
 
 
 def is_valid_correlation_id(text: str) -> bool:

@@ -236,7 +236,7 @@ class Operation:
                 span: Any = current.get(SPAN_KEY)
                 parent: SpanContext | None = None
                 if span is not None:
-                    parent = span._context if isinstance(span, RecordedSpan) else span.get_span_context()
+                    parent = span._context if isinstance(span, RecordedSpan) else _context_of(span)
                 links = _links(self._links, parent or trace.INVALID_SPAN_CONTEXT) if self._links else ()
                 name = self._name or self.kind.title(self.attributes)
                 if len(name) > MAX_NAME_LENGTH:
@@ -387,6 +387,11 @@ class Operation:
 
 # What a context refuses once it is in use, and its maker may do before
 _put: Final = dict.__setitem__
+
+
+def _context_of(span: object) -> SpanContext | None:
+    # Anyone can put anything where the current span is kept
+    return span.get_span_context() if isinstance(span, trace.Span) else None
 
 
 def _links(targets: Iterable[Linkable], parent: SpanContext = trace.INVALID_SPAN_CONTEXT) -> list[Link]:

@@ -27,7 +27,7 @@ from clew.pipeline.metering import Metering, MetricSource
 from clew.pipeline.records import LogItem
 from clew.pipeline.redaction import Redactor
 from clew.pipeline.resource import build_resource
-from clew.pipeline.sampling import build_keep, build_sampler
+from clew.pipeline.sampling import build_id_generator, build_keep, build_sampler
 from clew.pipeline.spool import Spool
 from clew.pipeline.tracing import RecordedSpan, Tracer, TracerProvider
 from clew.pipeline.transport import HttpTransport, Transport
@@ -96,6 +96,7 @@ class Pipeline:
             flush=self.flush,
             resource=self.resource,
             sampler=build_sampler(settings),
+            id_generator=build_id_generator(settings),
             span_limits=SpanLimits(max_attribute_length=settings.max_value_length),
             keep=build_keep(settings),
         )
@@ -162,6 +163,11 @@ class Pipeline:
             if account.dropped:
                 reasons = ", ".join(f"{items} {reason}" for reason, items in sorted(account.dropped.items()))
                 logger.warning("%s lost since the start: %s of %d emitted", signal, reasons, account.emitted)
+        # Processors that others have added hold spans of their own; after clew's, because nothing bounds the time they take
+        try:
+            self.tracer_provider.guests.shutdown()
+        except Exception as error:
+            logger.warning("a span processor that was added could not be shut down: %r", error)
         return finished
 
     def _after_fork_in_child(self) -> None:

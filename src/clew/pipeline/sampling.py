@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult, TraceIdRatioBased
 from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceState
 from opentelemetry.util.types import Attributes
 
-from clew.settings import Settings
+from clew.settings import ID_GENERATOR_GROUP, ID_GENERATORS, SAMPLER_GROUP, SAMPLERS, Settings, variable
+
+logger = logging.getLogger("clew.pipeline")
 
 _LOW_64_BITS: Final = TraceIdRatioBased.TRACE_ID_LIMIT
 _SAMPLED: Final = 0x01
@@ -100,11 +106,36 @@ class Keep:
         return "slow" if self.slow_s is not None and duration_ns >= self.slow_s * 1e9 else None
 
 
-def build_sampler(settings: Settings) -> Any:
-    """Return the sampler that ``OTEL_TRACES_SAMPLER`` and its argument name."""
-    kind = settings.sampler.removeprefix("parentbased_")
-    ratio = {"always_on": 1.0, "always_off": 0.0}.get(kind, settings.sampler_ratio)
-    return ThreadSampler(ratio=ratio, follows_parent=settings.sampler.startswith("parentbased_"))
+def build_sampler(settings: Settings) -> Sampler:
+    """Return the sampler that ``OTEL_TRACES_SAMPLER`` and its argument name; the default one where a package's can't be made."""
+    name, default = settings.sampler, ThreadSampler(ratio=1.0, follows_parent=True)
+    if name not in SAMPLERS:
+        argument = os.environ.get(variable("sampler_ratio"))
+        sampler: Sampler = _plugin(SAMPLER_GROUP, name, lambda factory: factory(argument), Sampler) or default
+        return sampler
+    ratio = {"always_on": 1.0, "always_off": 0.0}.get(name.removeprefix("parentbased_"), settings.sampler_ratio)
+    return ThreadSampler(ratio=ratio, follows_parent=name.startswith("parentbased_"))
+
+
+def build_id_generator(settings: Settings) -> IdGenerator:
+    """Return the id generator that ``OTEL_PYTHON_ID_GENERATOR`` names; random ids where a package's can't be made."""
+    name = settings.id_generator
+    if name in ID_GENERATORS:
+        return RandomIdGenerator()
+    made: IdGenerator = _plugin(ID_GENERATOR_GROUP, name, lambda kind: kind(), IdGenerator) or RandomIdGenerator()
+    return made
+
+
+def _plugin(group: str, name: str, make: Callable[[Any], Any], wanted: type[Any]) -> Any:
+    """Return what a package has registered, or ``None``, and say so, where that is of no use: the app starts all the same."""
+    try:
+        made = make(next(iter(entry_points(group=group, name=name))).load())
+        if not isinstance(made, wanted):
+            raise TypeError(f"{made!r} is no {wanted.__name__}")  # noqa: TRY301 - one sentence for whatever is wrong with it
+    except Exception as error:
+        logger.error("%s, registered under %s, can't be used: %r. The default is used.", name, group, error)  # noqa: TRY400 - a sentence for the operator
+        return None
+    return made
 
 
 def build_keep(settings: Settings) -> Keep | None:

@@ -9,9 +9,12 @@ Source: https://opentelemetry.io/docs/specs/otel/trace/sdk/
 
 from __future__ import annotations
 
+import copy
 import logging
+import operator
 import os
 import random
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -28,6 +31,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.util.types import Attributes
 
 from clew import clock
+from clew.diagnostics import report
 from clew.pipeline.records import Facts
 from clew.pipeline.sampling import Keep, ThreadSampler
 
@@ -50,13 +54,28 @@ _SAMPLED: Final = 0x01
 _FLAGS: Final = tuple(TraceFlags(flags) for flags in range(256))
 _RANDOM: Final = TraceFlags.RANDOM_TRACE_ID
 _LOW_64_BITS: Final = TraceIdRatioBased.TRACE_ID_LIMIT
-_NEW_SAMPLED: Final = _FLAGS[_RANDOM | _SAMPLED]
+_KNOWN: Final = _RANDOM | _SAMPLED
+_NEW_SAMPLED: Final = _FLAGS[_KNOWN]
 _NEW_UNSAMPLED: Final = _FLAGS[_RANDOM]
 _EMPTY_STATE: Final = trace.INVALID_SPAN_CONTEXT.trace_state
 _SCALARS: Final = frozenset({bool, int, float, bytes, type(None)})
-_getrandbits: Final = random.getrandbits
+_random: Final = random.Random()  # noqa: S311 - ids are no secrets
+random_bits: Final = _random.getrandbits
+"""Random numbers for ids. Apps seed the generator that Python shares: ids made by it would come again in every process."""
+os.register_at_fork(after_in_child=_random.seed)
+_TEXT: Final = frozenset({str})
 _new: Final = object.__new__
 _new_tuple: Final = tuple.__new__
+
+
+class _OfTracer:
+    """An attribute that the tracer knows. Unlike a property it lets a processor give one span another."""
+
+    def __init__(self, name: str) -> None:
+        self._get = operator.attrgetter(f"_tracer.{name}")
+
+    def __get__(self, span: RecordedSpan | None, owner: type) -> Any:
+        return self if span is None else self._get(span)
 
 
 class RecordedSpan(sdk.Span):
@@ -72,18 +91,19 @@ class RecordedSpan(sdk.Span):
     _set_status_on_exception = True
     _record_end_metrics: Callable[[], None] | None = None
     _kept_if: Keep | None = None
+    _ending_in: int | None = None
     _attributes: dict[str, Any]
     _context: SpanContext
     _is_open: bool
     _tracer: Tracer
 
     # What the SDK's methods look for, and the tracer knows
-    _resource: Any = property(lambda self: self._tracer.resource)
-    _instrumentation_scope: Any = property(lambda self: self._tracer._instrumentation_scope)
-    _instrumentation_info: Any = property(lambda self: self._tracer.instrumentation_info)
-    _limits: Any = property(lambda self: self._tracer._span_limits)
-    _span_processor: Any = property(lambda self: self._tracer.span_processor)
-    _sampler: Any = property(lambda self: self._tracer.sampler)
+    _resource: Any = _OfTracer("resource")
+    _instrumentation_scope: Any = _OfTracer("_instrumentation_scope")
+    _instrumentation_info: Any = _OfTracer("instrumentation_info")
+    _limits: Any = _OfTracer("_span_limits")
+    _span_processor: Any = _OfTracer("span_processor")
+    _sampler: Any = _OfTracer("sampler")
 
     @property
     def dropped_attributes(self) -> int:
@@ -96,91 +116,122 @@ class RecordedSpan(sdk.Span):
 
     def is_recording(self) -> bool:
         """Tell whether the span takes more: until it has ended."""
-        return self._end_time is None
+        return self._end_time is None or self._ending_in == threading.get_ident()
+
+    def _has_ended(self, call: str) -> bool:
+        """Warn of a call that comes too late. It does not for processors while they are told that the span ends.
+
+        Source: https://opentelemetry.io/docs/specs/otel/trace/sdk/#onending
+        """
+        if self._ending_in == threading.get_ident():
+            return False
+        logger.warning("%s on an ended span.", call)
+        return True
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute."""
-        if self._end_time is not None:
-            logger.warning("Setting attribute on ended span.")
+        if self._end_time is not None and self._has_ended("set_attribute"):
             return
-        tracer = self._tracer
+        max_length = self._tracer.max_length
         kind = type(value)
         if (
-            (kind in _SCALARS or (kind is str and (tracer.max_length is None or len(value) <= tracer.max_length)))
+            (kind in _SCALARS or (kind is str and (max_length is None or len(value) <= max_length)))
             and type(key) is str
             and key
         ):
             self._put(key, value)
             return
-        cleaned = BoundedAttributes(None, {key: value}, max_value_len=tracer.max_length)
-        self._dropped_attributes += cleaned.dropped
-        for name, item in cleaned.items():
-            self._put(name, item)
+        cleaned = BoundedAttributes(self._tracer.cleaned_at_once, immutable=False, max_value_len=max_length)
+        cleaned[key] = value
+        self._put_all(cleaned)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""
-        for key, value in attributes.items():
-            self.set_attribute(key, value)
+        if self._end_time is not None and self._has_ended("set_attributes"):
+            return
+        if _TEXT.issuperset(map(type, attributes)):
+            for key, value in attributes.items():
+                self.set_attribute(key, value)
+        else:
+            tracer = self._tracer
+            self._put_all(BoundedAttributes(tracer.cleaned_at_once, attributes, max_value_len=tracer.max_length))
 
     def _put(self, key: str, value: Any) -> None:
+        # No step fails where other threads do the same: a span takes no lock
         attributes = self._attributes
-        if key in attributes:
-            del attributes[key]
-        else:
-            limit = self._tracer.max_attributes
-            if limit is not None and len(attributes) >= limit:
-                self._dropped_attributes += 1
-                if limit == 0:
-                    return
-                # The oldest one makes room, as in the SDK
-                del attributes[next(iter(attributes))]
+        attributes.pop(key, None)
         attributes[key] = value
+        limit = self._tracer.max_attributes
+        if limit is not None and len(attributes) > limit:
+            self._shorten(limit)
+
+    def _put_all(self, cleaned: BoundedAttributes) -> None:
+        self._dropped_attributes += cleaned.dropped
+        for key, value in cleaned.items():
+            self._put(key, value)
 
     def _shorten(self, limit: int) -> None:
+        """Let the oldest attributes make room, as in the SDK."""
         attributes = self._attributes
         while len(attributes) > limit:
-            del attributes[next(iter(attributes))]
+            try:
+                del attributes[next(iter(attributes))]
+            except (KeyError, RuntimeError, StopIteration):
+                # Another thread has made room, too
+                continue
             self._dropped_attributes += 1
 
     def _add_event(self, event: sdk.EventBase) -> None:
-        if self._end_time is not None:
-            logger.warning("Tried calling _add_event on an ended span.")
+        if self._end_time is not None and self._has_ended("add_event"):
             return
         events = self._events
         if not isinstance(events, BoundedList):
-            events = self._events = BoundedList(self._limits.max_events)
+            # Of two threads that add the first one, both get the same list
+            events = self.__dict__.setdefault("_events", BoundedList(self._limits.max_events))
         events.append(event)
 
     def _add_link(self, link: Link) -> None:
-        if self._end_time is not None:
-            logger.warning("Tried calling _add_link on an ended span.")
+        if self._end_time is not None and self._has_ended("add_link"):
             return
         links = self._links
         if not isinstance(links, BoundedList):
-            links = self._links = BoundedList(self._limits.max_links)
+            links = self.__dict__.setdefault("_links", BoundedList(self._limits.max_links))
         links.append(link)
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
-        if self._end_time is not None:
-            logger.warning("Tried calling update_name on an ended span.")
+        if self._end_time is not None and self._has_ended("update_name"):
             return
         self._name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Say how the work came out. A status of ``OK`` is final, as the specification has it."""
-        if self._end_time is not None:
-            logger.warning("Tried calling set_status on an ended span.")
+        if self._end_time is not None and self._has_ended("set_status"):
             return
         if isinstance(status, StatusCode):
+            if status is StatusCode.UNSET:
+                return
             status = Status(status, description)
+        elif not isinstance(status, Status) or status.status_code is StatusCode.UNSET:
+            return
         elif description is not None:
             logger.warning(
                 "Description %s ignored. Use either `Status` or `(StatusCode, Description)`",
                 description,
             )
-        if self._status.status_code is not StatusCode.OK and status.status_code is not StatusCode.UNSET:
+        if self._status.status_code is not StatusCode.OK:
             self._status = status
+
+    def _readable_span(self) -> sdk.ReadableSpan:
+        span = super()._readable_span()
+        bounded = BoundedAttributes()
+        bounded._dict, bounded.dropped = self._attributes, self._dropped_attributes
+        span._attributes = bounded
+        return span
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> sdk.ReadableSpan:
+        # What the tracer leads to is no part of the span, and can't be copied
+        return copy.deepcopy(self._readable_span(), memo)
 
     def start(self, start_time: int | None = None, parent_context: Context | None = None) -> None:
         """Warn: a tracer has started the span."""
@@ -200,16 +251,27 @@ class RecordedSpan(sdk.Span):
             self._record_end_metrics()
         guests = tracer.guests._span_processors
         if guests:
-            for guest in guests:
-                guest._on_ending(self)
-        if self._context[3] & _SAMPLED:
-            tracer.take(self)
-        elif self._kept_if is not None and (reason := self._kept_if.reason(self)) is not None:
+            self._ending_in = threading.get_ident()
+            _tell(guests, "_on_ending", self)
+            self._ending_in = None
+        is_taken = self._context[3] & _SAMPLED
+        if not is_taken and self._kept_if is not None and (reason := self._kept_if.reason(self)) is not None:
             self._attributes[KEPT_ATTRIBUTE] = reason
-            tracer.take(self)
+            is_taken = True
         if guests:
-            for guest in guests:
-                guest.on_end(self)
+            # Before it is taken: one that redacts has redacted what leaves
+            _tell(guests, "on_end", self)
+        if is_taken:
+            tracer.take(self)
+
+
+def _tell(guests: Sequence[sdk.SpanProcessor], method: str, span: RecordedSpan, **given: Any) -> None:
+    """Tell processors that others have added of a span; one that fails spoils neither the app nor the others."""
+    for guest in guests:
+        try:
+            getattr(guest, method)(span, **given)
+        except Exception as error:
+            report(f"span processor {type(guest).__qualname__}", error)
 
 
 class DeferredSpan(RecordedSpan):
@@ -219,14 +281,19 @@ class DeferredSpan(RecordedSpan):
     _facts: Facts
 
     @property
-    def _attributes(self) -> dict[str, Any]:  # type: ignore[override]
+    def _attributes(self) -> dict[str, Any]:
         built = self._built
         if built is None:
-            built = self._built = self._facts.attributes()
+            # Of two threads that ask first, both get the same
+            built = self.__dict__.setdefault("_built", self._facts.attributes())
             limit = self._tracer.max_attributes
             if limit is not None and len(built) > limit:
                 self._shorten(limit)
         return built
+
+    @_attributes.setter
+    def _attributes(self, attributes: dict[str, Any]) -> None:
+        self._built = attributes
 
 
 class Tracer(sdk.Tracer):
@@ -235,11 +302,14 @@ class Tracer(sdk.Tracer):
     def __init__(self, stock: sdk.Tracer, provider: TracerProvider) -> None:
         # The SDK's initialiser would make instruments anew; what it made for the stock tracer is all there is to a tracer
         self.__dict__.update(vars(stock))
-        self.guests = provider.guests
+        # Not the provider's: what replaced the SDK's own is found here
+        self.guests: Any = self.span_processor
         self.take = provider.take
         self.keep = provider.keep
         self.max_attributes = self._span_limits.max_span_attributes
         self.max_length = self._span_limits.max_span_attribute_length
+        # Where none is kept, none is looked at
+        self.cleaned_at_once = 0 if self.max_attributes == 0 else None
         sampler = self.sampler
         self._is_plain = type(self.id_generator) is RandomIdGenerator and type(sampler) is ThreadSampler
         if type(sampler) is ThreadSampler:
@@ -278,7 +348,7 @@ class Tracer(sdk.Tracer):
                 span._set_status_on_exception = False
         return span
 
-    def begin(
+    def begin(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - the hot path: every call within it would cost
         self,
         name: str,
         context: Mapping[str, object],
@@ -310,7 +380,7 @@ class Tracer(sdk.Tracer):
             parent = None
         if self._is_plain:
             if parent is None:
-                trace_id, state = _getrandbits(128) or 1, _EMPTY_STATE
+                trace_id, state = random_bits(128) or 1, _EMPTY_STATE
                 is_sampled = trace_id & _LOW_64_BITS < self._bound
                 flags = _NEW_SAMPLED if is_sampled else _NEW_UNSAMPLED
             else:
@@ -318,10 +388,10 @@ class Tracer(sdk.Tracer):
                 if not (flags & _SAMPLED and self._follows_parent):
                     is_sampled = (is_remote or not self._follows_parent) and trace_id & _LOW_64_BITS < self._bound
                     flags = _FLAGS[flags & _RANDOM | is_sampled]
-                elif flags > _NEW_SAMPLED:
-                    flags = _FLAGS[flags & _NEW_SAMPLED]
+                else:
+                    flags = _FLAGS[flags & _KNOWN]
             span_context: SpanContext = _new_tuple(
-                SpanContext, (trace_id, _getrandbits(64) or 1, False, flags, state, True)
+                SpanContext, (trace_id, random_bits(64) or 1, False, flags, state, True)
             )
             is_recording = flags & _SAMPLED
         else:
@@ -329,12 +399,13 @@ class Tracer(sdk.Tracer):
                 attributes = facts.attributes()
             span_context, is_recording, attributes = self._sample(name, context, parent, kind, attributes, links)
         kept_if = None
-        if not is_recording:
-            if self.keep is None or not (parent is None or parent[2]):
+        if not span_context[3] & _SAMPLED:
+            if self.keep is not None and (parent is None or parent[2]):
+                kept_if = self.keep
+            elif not is_recording:
                 if self.counts_spans:
                     self._tracer_metrics.start_span(parent, Decision.DROP)
                 return trace.NonRecordingSpan(span_context)
-            kept_if = self.keep
         # Built by hand: an initialiser would cost as much again
         span: RecordedSpan
         if facts is None:
@@ -342,6 +413,9 @@ class Tracer(sdk.Tracer):
         else:
             span = _new(DeferredSpan)
             span._facts = facts
+            if not self._is_plain:
+                # A sampler may have added some
+                span._attributes = dict(attributes or {})
         span._is_open = True
         span._name = name
         span._context = span_context
@@ -373,7 +447,7 @@ class Tracer(sdk.Tracer):
             span._record_end_metrics = self._tracer_metrics.start_span(parent, decision)
         guests = self.guests._span_processors
         if guests:
-            self._welcome(guests, span, context)
+            _tell(guests, "on_start", span, parent_context=Context(context))
         return span
 
     def _sample(
@@ -401,11 +475,9 @@ class Tracer(sdk.Tracer):
             _FLAGS[flags],
             result.trace_state,
         )
-        return span_context, result.decision is not Decision.DROP, result.attributes
-
-    def _welcome(self, guests: Sequence[sdk.SpanProcessor], span: RecordedSpan, context: Mapping[str, object]) -> None:
-        for guest in guests:
-            guest.on_start(span, parent_context=Context(context))
+        # What is not recorded has no attributes left, but may be kept
+        is_recording = result.decision is not Decision.DROP
+        return span_context, is_recording, result.attributes if is_recording else attributes
 
 
 class TracerProvider(sdk.TracerProvider):
@@ -462,4 +534,10 @@ class TracerProvider(sdk.TracerProvider):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Send what is queued, and let the processors that others have added do the same."""
-        return self._flush(timeout_millis / 1000) and super().force_flush(timeout_millis)
+        is_sent = self._flush(timeout_millis / 1000)
+        return super().force_flush(timeout_millis) and is_sent
+
+    def shutdown(self) -> None:
+        """Send what is queued, and shut down the processors that others have added."""
+        self.force_flush()
+        super().shutdown()
