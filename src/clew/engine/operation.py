@@ -209,7 +209,7 @@ class Operation:
 
     # Its life: begin and finish are for callers that must not hold a context attached, such as generators
 
-    def begin(self, *, start_time_ns: int | None = None) -> None:
+    def begin(self, *, start_time_ns: int | None = None) -> None:  # noqa: C901, PLR0912 - the hot path: calls would cost more
         """Start the span and count the operation as active, without making it current.
 
         Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from types import MethodType
 from collections.abc import Awaitable
+from types import MethodType
 from typing import Any, Final, TypeVar, cast
 
 import wrapt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from clew import clock
 from clew.catalog import semconv
