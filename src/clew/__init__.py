@@ -15,7 +15,7 @@ from clew.diagnostics import ClewError
 from clew.engine.concurrency import carry, submit
 from clew.engine.context import correlation, correlation_id, extract, inject
 from clew.engine.exposition import prometheus_text
-from clew.engine.logs import get_logger
+from clew.engine.logger import get_logger
 from clew.engine.metrics import counter, gauge, histogram, timer, up_down_counter
 from clew.engine.operation import Operation
 from clew.engine.runtime import accounts, configure, flush, shutdown

@@ -165,3 +165,13 @@ def test_no_planted_secret_leaves_the_process_in_any_place(captured_telemetry, c
     printed = capfd.readouterr()
     assert "login with" in printed.err
     assert SECRET not in printed.err + printed.out
+
+
+def test_a_secret_under_a_key_within_a_container_is_redacted(captured_telemetry):
+    headers = {"cookie": "planted-1", "accept": "text/html"}
+    with clew.span("call", headers=headers) as span:
+        span.set("nested", [{"authorization": "planted-2"}])
+        clew.get_logger().info("called", headers=headers, more=[{"x-api-key": "planted-3"}])
+    shown = f"{captured_telemetry.spans} {captured_telemetry.logs}"
+    assert "planted" not in shown
+    assert "text/html" in shown

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any, Final, cast
 
 import structlog
@@ -37,7 +36,7 @@ EventDict = MutableMapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Severity:
+class Severity:
     """A level, as OTLP and as ``logging`` have it."""
 
     number: int
@@ -45,15 +44,15 @@ class _Severity:
     threshold: int
 
 
-_SEVERITIES: Final = {
-    "debug": _Severity(number=5, text="DEBUG", threshold=logging.DEBUG),
-    "info": _Severity(number=9, text="INFO", threshold=logging.INFO),
-    "warning": _Severity(number=13, text="WARN", threshold=logging.WARNING),
-    "warn": _Severity(number=13, text="WARN", threshold=logging.WARNING),
-    "error": _Severity(number=17, text="ERROR", threshold=logging.ERROR),
-    "exception": _Severity(number=17, text="ERROR", threshold=logging.ERROR),
-    "critical": _Severity(number=21, text="FATAL", threshold=logging.CRITICAL),
-    "fatal": _Severity(number=21, text="FATAL", threshold=logging.CRITICAL),
+SEVERITIES: Final = {
+    "debug": Severity(number=5, text="DEBUG", threshold=logging.DEBUG),
+    "info": Severity(number=9, text="INFO", threshold=logging.INFO),
+    "warning": Severity(number=13, text="WARN", threshold=logging.WARNING),
+    "warn": Severity(number=13, text="WARN", threshold=logging.WARNING),
+    "error": Severity(number=17, text="ERROR", threshold=logging.ERROR),
+    "exception": Severity(number=17, text="ERROR", threshold=logging.ERROR),
+    "critical": Severity(number=21, text="FATAL", threshold=logging.CRITICAL),
+    "fatal": Severity(number=21, text="FATAL", threshold=logging.CRITICAL),
 }
 # Names of the line itself, which fields of an event do not take the place of
 _RESERVED: Final = frozenset(
@@ -67,7 +66,6 @@ _STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "color_message",
 }
-_OWN_PACKAGES: Final = ("clew.", "structlog.", "logging")
 
 
 _Thread = tuple[str | None, SpanContext]
@@ -87,7 +85,7 @@ class LogStream:
     """
 
     def __init__(self, settings: Settings, redactor: Redactor, pipeline: Pipeline | None) -> None:
-        self.level = _SEVERITIES[settings.log_level].threshold
+        self.level = SEVERITIES[settings.log_level].threshold
         self._max_length = settings.max_value_length
         self._redactor = redactor
         self._pipeline = pipeline if pipeline is not None and settings.enabled("logs") else None
@@ -118,16 +116,17 @@ class LogStream:
             error: the exception that it is about.
             time_ns: when it happened, in nanoseconds since the epoch; by default now.
         """
-        severity = _SEVERITIES.get(level) or _SEVERITIES["info"]
+        severity = SEVERITIES.get(level) or SEVERITIES["info"]
         if severity.threshold < self.level:
             return
         try:
             context = get_current()
             span: Any = context.get(SPAN_KEY)
-            thread: _Thread = (
-                cast("str | None", context.get(CORRELATION_KEY)),
-                span.get_span_context() if span is not None else trace.INVALID_SPAN_CONTEXT,
-            )
+            if span is None:
+                ids = trace.INVALID_SPAN_CONTEXT
+            else:
+                ids = span._context if isinstance(span, RecordedSpan) else span.get_span_context()
+            thread: _Thread = context.get(CORRELATION_KEY), ids  # type: ignore[assignment]
             if time_ns is None:
                 time_ns = clock.now_ns()
             stacktrace = _stacktrace(error) if error is not None else None
@@ -168,7 +167,7 @@ class LogStream:
             span: what it is part of.
             error: the exception that it is about.
         """
-        severity = _SEVERITIES[level]
+        severity = SEVERITIES[level]
         if severity.threshold < self.level:
             return
         try:
@@ -215,7 +214,7 @@ class LogStream:
     def _queue(
         self,
         time_ns: int,
-        severity: _Severity,
+        severity: Severity,
         event: str,
         logger_name: str,
         attributes: dict[str, Any],
@@ -246,6 +245,8 @@ class LogStream:
                 if kind in _FIXED or (kind is str and len(value) <= self._max_length):
                     attributes[key] = value
                 else:
+                    # Before it becomes a text, in which the keys of a container are no keys any more
+                    value = self._redactor.value(key, value)
                     attributes[key] = attribute_value(value, max_length=self._max_length)
         return attributes
 
@@ -314,24 +315,17 @@ class LoggingBridge(logging.Handler):
             record.name,
             fields,
             callsite=(record.filename, record.lineno, record.funcName),
-            error=_error(record.exc_info),
+            error=error_of(record.exc_info),
             time_ns=int(record.created * 1e9),
         )
 
 
-_stream: Callable[[], LogStream] | None = None
 _bridge: LoggingBridge | None = None
 
 
-def install(stream: LogStream, current_stream: Callable[[], LogStream]) -> None:
-    """Make structlog and ``logging`` write to a stream.
-
-    Args:
-        stream: where ``logging`` goes.
-        current_stream: gives the stream when something is logged, configuring clew when nobody has.
-    """
+def install(stream: LogStream) -> None:
+    """Make ``logging`` write to a stream."""
     global _bridge
-    prepare(current_stream)
     root = logging.getLogger()
     if _bridge is not None:
         root.removeHandler(_bridge)
@@ -375,102 +369,13 @@ def adopt_server_logs() -> None:
             access_logger.propagate = False
 
 
-def prepare(current_stream: Callable[[], LogStream]) -> None:
-    """Configure structlog, so that loggers made before :func:`clew.configure` work as those made after."""
-    global _stream
-    if _stream is not None:
-        _stream = current_stream
-        return
-    _stream = current_stream
-    structlog.configure(
-        processors=[
-            _heed_level,
-            structlog.contextvars.merge_contextvars,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.processors.StackInfoRenderer(),
-            _finish,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=_factory,
-        cache_logger_on_first_use=True,
-    )
-
-
-class _Sink:
-    """What structlog calls last. The event has been written by then."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def msg(self, event: None) -> None:
-        """Take the place of a real logger's method."""
-
-    debug = info = warning = warn = error = critical = fatal = exception = log = failure = msg
-
-
-def _factory(*args: Any) -> _Sink:
-    return _Sink(str(args[0]) if args else "")
-
-
-def _heed_level(_sink: Any, method: str, event: EventDict) -> EventDict:
-    """Begin a structlog chain: what is below the level costs no more than this."""
-    if _stream is None or (_SEVERITIES.get(method) or _SEVERITIES["info"]).threshold < _stream().level:
-        raise structlog.DropEvent
-    return event
-
-
-def _finish(sink: Any, method: str, event: EventDict) -> tuple[tuple[None], dict[str, Any]]:
-    """End a structlog chain: find logger and callsite, and write."""
-    stream = cast("Callable[[], LogStream]", _stream)()
-    level = {"warn": "warning", "exception": "error", "fatal": "critical"}.get(method, method)
-    frame = _caller()
-    text = event.pop("event", "")
-    error = _error(event.pop("exc_info", None)) if "exc_info" in event else None
-    stream.take(
-        level,
-        text if type(text) is str else str(text),
-        sink.name or (frame.f_globals.get("__name__", "") if frame is not None else ""),
-        event,
-        callsite=None
-        if frame is None
-        else (frame.f_code.co_filename.rsplit("/", 1)[-1], frame.f_lineno, frame.f_code.co_name),
-        error=error,
-    )
-    return (None,), {}
-
-
-def get_logger(name: str = "", **fields: Any) -> structlog.typing.FilteringBoundLogger:
-    """Return a structlog logger. Key-value pairs are fields; ``bind`` adds some for good.
-
-    Args:
-        name: the logger's name; by default the module that logs.
-        fields: fields of every event.
-
-    Example:
-        >>> import clew
-        >>> log = clew.get_logger()
-        >>> log.info("order.placed", order_id=17)
-    """
-    if _stream is None:
-        from clew.engine.runtime import current_log_stream
-
-        prepare(current_log_stream)
-    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(*([name] if name else []), **fields))
-
-
 def _is_own(logger_name: str) -> bool:
     """Tell whether it is clew that speaks: of lost telemetry nobody may hear by telemetry alone."""
     return logger_name.partition(".")[0] == "clew"
 
 
-def _caller() -> FrameType | None:
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_OWN_PACKAGES):
-        frame = frame.f_back
-    return frame
-
-
-def _error(exc_info: Any) -> BaseException | None:
+def error_of(exc_info: Any) -> BaseException | None:
+    """Return the exception that ``exc_info`` stands for, as ``logging`` and structlog take it."""
     if isinstance(exc_info, BaseException):
         return exc_info
     if isinstance(exc_info, tuple):

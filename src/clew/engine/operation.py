@@ -21,7 +21,7 @@ from clew.engine.decoration import decorate
 from clew.engine.instruments import BoundCounter
 from clew.engine.plan import plan_of, plans
 from clew.engine.runtime import state
-from clew.pipeline.coercion import attribute_value, attribute_values, clean
+from clew.pipeline.coercion import attribute_values, clean
 from clew.pipeline.current import attach, detach, get_current
 from clew.pipeline.records import Facts
 from clew.pipeline.tracing import CORRELATION_KEY, SPAN_KEY, RecordedSpan
@@ -109,7 +109,7 @@ class Operation:
             text = key if type(key) is str else str(key)
             self.attributes[text] = value
             if self._span.is_recording():
-                self._span.set_attribute(text, self._attribute(value))
+                self._span.set_attribute(text, self._attribute(text, value))
         except Exception as error:
             report("span.set", error)
 
@@ -122,7 +122,7 @@ class Operation:
         """Add an event: something that happened at a moment within the span."""
         try:
             if self._span.is_recording():
-                values = {key: self._attribute(value) for key, value in attributes.items()}
+                values = {key: self._attribute(key, value) for key, value in attributes.items()}
                 self._span.add_event(clean(str(name), MAX_NAME_LENGTH), values)
         except Exception as error:
             report("span.event", error)
@@ -350,13 +350,16 @@ class Operation:
             self.kind, self.attributes.copy(), name=self._name, parent=self._parent, links=self._links, root=self._root
         )
 
-    def _attribute(self, value: Any) -> Any:
-        return attribute_value(value, max_length=state.max_value_length)
+    def _attribute(self, key: str, value: Any) -> Any:
+        kind = type(value)
+        if (kind is str and len(value) <= state.max_value_length) or kind is int:
+            return value
+        return attribute_values({key: value}, max_length=state.max_value_length, redact=state.redact)[key]
 
     @staticmethod
     def _clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the attributes as a span has them; only called where one is recorded."""
-        return attribute_values(attributes, max_length=state.max_value_length)
+        return attribute_values(attributes, max_length=state.max_value_length, redact=state.redact)
 
     def _parent_context(self) -> Context:
         parent = self._parent

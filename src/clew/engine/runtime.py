@@ -9,7 +9,7 @@ import multiprocessing.util
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from clew import diagnostics
 from clew.catalog.metrics import TELEMETRY_DELIVERED, TELEMETRY_DROPPED, TELEMETRY_EMITTED, TELEMETRY_PENDING
+from clew.engine import logger as logger_module
 from clew.engine import logs
 from clew.engine.context import install_propagators
 from clew.engine.metrics import registry
@@ -40,6 +41,7 @@ class State:
         tracer: starts spans, or ``None`` when tracing is off.
         log_stream: takes log events, or ``None`` before :func:`configure`.
         max_value_length: characters that are kept of an attribute's value.
+        redact: returns what may be shown of a value under a key, or ``None`` before :func:`configure`.
         capturing: a test holds what is emitted; what the app configures is of no consequence.
     """
 
@@ -48,6 +50,7 @@ class State:
     tracer: Tracer | None = None
     log_stream: logs.LogStream | None = None
     max_value_length: int = 8_192
+    redact: Callable[[str, Any], Any] | None = None
     capturing: bool = False
 
 
@@ -116,8 +119,10 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
             taken = state.pipeline.make_global()
             state.tracer = state.pipeline.tracer() if settings.enabled("traces") else None
         redactor = state.pipeline.redactor if state.pipeline is not None else Redactor(settings.redact_keys)
+        state.redact = redactor.value
         state.log_stream = logs.LogStream(settings, redactor, state.pipeline)
-        logs.install(state.log_stream, current_log_stream)
+        logger_module.prepare(current_log_stream)
+        logs.install(state.log_stream)
         for sentence in taken:
             logger.warning("%s", sentence)
         if not _exit_registered:
@@ -189,7 +194,7 @@ def shutdown(timeout_s: float | None = None) -> bool:
     with _lock:
         # What is logged from now on is still written to the terminal
         state.log_stream = logs.LogStream(settings, pipeline.redactor, None)
-        logs.install(state.log_stream, current_log_stream)
+        logs.install(state.log_stream)
     return finished
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -56,8 +56,15 @@ def attribute_value(value: Any, *, max_length: int) -> AttributeValue:
         return f"<{kind.__qualname__} without a text form>"
 
 
-def attribute_values(attributes: Mapping[str, Any], *, max_length: int) -> dict[str, Any]:
+def attribute_values(
+    attributes: Mapping[str, Any], *, max_length: int, redact: Callable[[str, Any], Any] | None = None
+) -> dict[str, Any]:
     """Return a mapping's values as attributes; see :func:`attribute_value`.
+
+    Args:
+        attributes: values by key.
+        max_length: characters that are kept of a text.
+        redact: returns what may be shown of a value under a key: of containers, whose own keys no longer are keys in their text.
 
     Example:
         >>> attribute_values({"sku": "A-17", "count": 2, "price": None}, max_length=100)
@@ -66,7 +73,8 @@ def attribute_values(attributes: Mapping[str, Any], *, max_length: int) -> dict[
     for value in attributes.values():
         kind = type(value)
         if not ((kind is str and len(value) <= max_length) or kind in _PLAIN):
-            return {key: attribute_value(value, max_length=max_length) for key, value in attributes.items()}
+            shown = attributes if redact is None else {key: redact(key, item) for key, item in attributes.items()}
+            return {key: attribute_value(item, max_length=max_length) for key, item in shown.items()}
     # Nearly always they are fit as they are. What only the encoder minds (integers too large, lone surrogates) it sees to itself
     return dict(attributes)
 
