@@ -246,8 +246,8 @@ class LogStream:
                     attributes[key] = value
                 else:
                     # Before it becomes a text, in which the keys of a container are no keys any more
-                    value = self._redactor.value(key, value)
-                    attributes[key] = attribute_value(value, max_length=self._max_length)
+                    shown = self._redactor.value(key, value)
+                    attributes[key] = attribute_value(shown, max_length=self._max_length)
         return attributes
 
     def _write(

@@ -73,8 +73,13 @@ def attribute_values(
     for value in attributes.values():
         kind = type(value)
         if not ((kind is str and len(value) <= max_length) or kind in _PLAIN):
-            shown = attributes if redact is None else {key: redact(key, item) for key, item in attributes.items()}
-            return {key: attribute_value(item, max_length=max_length) for key, item in shown.items()}
+            return {
+                key: attribute_value(
+                    redact(key, item) if redact and isinstance(item, (Mapping, list, tuple)) else item,
+                    max_length=max_length,
+                )
+                for key, item in attributes.items()
+            }
     # Nearly always they are fit as they are. What only the encoder minds (integers too large, lone surrogates) it sees to itself
     return dict(attributes)
 
