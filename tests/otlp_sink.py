@@ -10,6 +10,8 @@ Example::
 from __future__ import annotations
 
 import gzip
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -44,10 +46,21 @@ class OtlpSink:
     """A server that takes OTLP/HTTP protobuf and keeps it. Use it as a context manager, or as the ``otlp_sink`` fixture.
 
     ``answer`` may be set to another status (503, say) to make it refuse what it is sent; what it refuses it does not keep.
+    ``answer_headers`` and ``answer_body`` go with it; ``requests`` are the headers of all that it was sent, refused or not.
+
+    Args:
+        port: of loopback; by default a free one.
+        token: is demanded as a bearer token.
+        tls: makes it speak HTTPS.
     """
 
-    def __init__(self, *, port: int = 0, token: str = "") -> None:
+    def __init__(self, *, port: int = 0, token: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.answer = 200
+        self.answer_headers: dict[str, str] = {}
+        self.answer_body = b""
+        self.requests: list[dict[str, str]] = []
+        self.connections = 0
+        self._scheme = "https" if tls else "http"
         self._token = token
         self._lock = threading.Lock()
         self._bodies: dict[str, list[bytes]] = {"traces": [], "metrics": [], "logs": []}
@@ -58,6 +71,7 @@ class OtlpSink:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                sink.requests.append(dict(self.headers.items()))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 if sink._token and self.headers.get("Authorization") != f"Bearer {sink._token}":
@@ -65,8 +79,15 @@ class OtlpSink:
                     return
                 status = sink._take(self.path.rsplit("/", 1)[-1], body)
                 self.send_response(status)
-                self.send_header("Content-Length", "0")
+                for name, value in sink.answer_headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(sink.answer_body)))
                 self.end_headers()
+                self.wfile.write(sink.answer_body)
+
+            def setup(self) -> None:
+                sink.connections += 1
+                super().setup()
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing: tests read the terminal of the app."""
@@ -76,6 +97,13 @@ class OtlpSink:
 
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A process that is killed in the middle of an export is part of many tests."""
+
+            def get_request(self) -> tuple[socket.socket, Any]:
+                connection, address = super().get_request()
+                if tls is None:
+                    return connection, address
+                connection.settimeout(10)
+                return tls.wrap_socket(connection, server_side=True), address
 
         self._server = Server(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -91,7 +119,7 @@ class OtlpSink:
     @property
     def url(self) -> str:
         """Return what ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set to."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -132,6 +160,18 @@ class OtlpSink:
                             if key not in latest or point.time_ns >= latest[key].time_ns:
                                 latest[key] = point
         return list(latest.values())
+
+    def history(self, name: str) -> list[float]:
+        """Return the values of a metric with one series, in the order in which they arrived."""
+        return [
+            point.value
+            for body in self._of("metrics")
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in _points(metric, scope.scope.name, {})
+        ]
 
     def total(self, name: str, **attributes: Any) -> float:
         """Return the sum over the latest points of a metric: counts of a histogram, values of anything else.

@@ -10,7 +10,7 @@ from clew.catalog.kind import Metric, OperationKind
 from clew.catalog.metrics import METRICS
 from clew.catalog.operations import OPERATIONS
 from clew.engine.exposition import prometheus_name
-from clew.settings import Settings, variable
+from clew.settings import SIGNALS, Settings, SignalSettings, variable
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/reference.py from the code. Change it there. -->\n"
@@ -20,9 +20,15 @@ def settings_page() -> str:
     """Return the page of the settings."""
     rows = []
     for name, field in Settings.model_fields.items():
+        if name in SIGNALS:
+            continue
         default = field.get_default(call_default_factory=True)
         shown = "" if default in (None, "", (), {}) else f"`{str(default).lower() if default is not None else ''}`"
         rows.append((f"`{variable(name)}`", f"`{name}`", shown, (field.description or "").replace("``", "`")))
+    own = [
+        (f"`{variable(f'traces.{name}')}`", f'`traces={{"{name}": ...}}`', (field.description or "").replace("``", "`"))
+        for name, field in SignalSettings.model_fields.items()
+    ]
     return (
         f"{NOTE}# Settings\n\n"
         "Every setting is an environment variable; `clew.configure()` takes it by its name in code, which wins. "
@@ -30,6 +36,9 @@ def settings_page() -> str:
         "`clew doctor` and `clew run` refuse it. Variables that end in milliseconds in the OpenTelemetry specification do so here; "
         "names in code end in `_s` and count seconds.\n\n"
         + _table(("variable", "in code", "default", "what it does"), rows)
+        + "\n## For one signal alone\n\n"
+        "What is set here wins over what is set for all; metrics and logs have the same, `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` and so on.\n\n"
+        + _table(("variable", "in code", "what it does"), own)
     )
 
 

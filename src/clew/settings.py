@@ -6,13 +6,26 @@ Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-v
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, ValidationInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from clew.diagnostics import ClewError
 
@@ -35,6 +48,12 @@ SAMPLERS = (
 SAMPLER_GROUP = "opentelemetry_traces_sampler"
 ID_GENERATORS = ("random",)
 ID_GENERATOR_GROUP = "opentelemetry_id_generator"
+Protocol = Literal["http/protobuf", "grpc"]
+Compression = Literal["gzip", "none"]
+
+_HTTP_ENDPOINT: Final = "http://localhost:4318"
+_GRPC_ENDPOINT: Final = "http://localhost:4317"
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class SettingsError(ClewError):
@@ -77,14 +96,18 @@ def _words(value: Any) -> Any:
     return tuple(filter(None, (item.strip() for item in value.split(",")))) if isinstance(value, str) else value
 
 
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
+def _endpoint(value: str, info: ValidationInfo) -> str:
+    grpc = info.data.get("protocol") == "grpc"
+    parts = urlsplit(value if "://" in value or not grpc else f"//{value}")
     try:
         port = parts.port
     except ValueError:
         raise ValueError("the port must be a number from 1 to 65535") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    # Over gRPC the specification has host:port as well; OTEL_EXPORTER_OTLP_INSECURE then tells whether it is TLS
+    if parts.scheme not in ("http", "https", *([""] if grpc else [])) or not parts.hostname or port == 0:
         raise ValueError("must be an http:// or https:// address, such as http://localhost:4318")
+    if parts.username is not None:
+        raise ValueError("credentials belong in OTEL_EXPORTER_OTLP_HEADERS, not in the address")
     return value.rstrip("/")
 
 
@@ -107,15 +130,102 @@ def _ratio(value: Any, known: ValidationInfo) -> Any:
     return value if known.data.get("sampler", SAMPLERS[0]) in SAMPLERS else 1.0
 
 
+def _headers(value: dict[str, str]) -> dict[str, str]:
+    if not all(_HEADER_NAME.fullmatch(name) for name in value):
+        raise ValueError("names of headers must be letters, digits and hyphens")
+    if not all(text.isascii() and text.isprintable() for text in value.values()):
+        raise ValueError("values of headers must be printable ASCII characters")
+    return value
+
+
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
 Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Headers = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_headers)]
 
 
 def _otel(name: str) -> AliasChoices:
     """Let a field be given by its specified variable, or by its own name in code."""
     return AliasChoices(f"OTEL_{name.upper()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where one signal goes, and how: what is set for it, else what is set for all.
+
+    Attributes:
+        url: the whole address of the signal over HTTP; over gRPC the endpoint's.
+        protocol: ``http/protobuf`` or ``grpc``.
+        headers: sent with every batch.
+        compression: ``gzip`` or ``none``.
+        timeout_s: how long an answer is waited for, in seconds.
+        insecure: without TLS, where a gRPC endpoint is given without ``http://`` or ``https://``.
+        certificate: the authority's certificate, or ``None`` for those of the system.
+        client_certificate: this client's certificate, for mutual TLS, or ``None``.
+        client_key: its key, or ``None``.
+    """
+
+    url: str
+    protocol: Protocol
+    headers: dict[str, str]
+    compression: Compression
+    timeout_s: float
+    insecure: bool
+    certificate: Path | None
+    client_certificate: Path | None
+    client_key: Path | None
+
+    @property
+    def address(self) -> str:
+        """Return scheme, host and port: what answers, or does not, for every signal that goes there."""
+        parts = urlsplit(self.url if "://" in self.url else f"//{self.url}")
+        return f"{parts.scheme}://{parts.netloc}"
+
+
+class SignalSettings(BaseModel):
+    """What is set for one signal alone; what is not falls back to the setting for all.
+
+    Example:
+        >>> Settings(traces={"endpoint": "http://traces:4318/v1/traces"}).destination("traces").url
+        'http://traces:4318/v1/traces'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    protocol: Annotated[Protocol, BeforeValidator(_lower)] | None = None
+    """Whether it goes over HTTP or gRPC."""
+    endpoint: Endpoint | None = None
+    """The whole address: nothing is added to its path."""
+    headers: Headers | None = None
+    """In the place of the headers for all."""
+    compression: Annotated[Compression, BeforeValidator(_lower)] | None = None
+    """How its batches are compressed."""
+    export_timeout_s: Annotated[Milliseconds, Field(gt=0)] | None = None
+    """How long an answer is waited for; the variable is in milliseconds."""
+    insecure: bool | None = None
+    """Whether gRPC goes without TLS, where the endpoint is ``host:port``."""
+    certificate: Path | None = None
+    """The certificate of the authority that the endpoint's is signed by (PEM)."""
+    client_certificate: Path | None = None
+    """This client's certificate, for mutual TLS (PEM)."""
+    client_key: Path | None = None
+    """The key of this client's certificate (PEM)."""
+
+
+class _SignalVariables(PydanticBaseSettingsSource):
+    """Reads ``OTEL_EXPORTER_OTLP_TRACES_TIMEOUT`` and its siblings into ``traces``, ``metrics`` and ``logs``."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return what is set for one signal."""
+        found = {name: os.environ.get(variable(f"{field_name}.{name}")) for name in SignalSettings.model_fields}
+        return {name: value for name, value in found.items() if value}, field_name, True
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what is set for each signal."""
+        fields = self.settings_cls.model_fields
+        found = {variable(signal): self.get_field_value(fields[signal], signal)[0] for signal in SIGNALS}
+        return {name: own for name, own in found.items() if own}
 
 
 class Settings(BaseSettings):
@@ -163,32 +273,40 @@ class Settings(BaseSettings):
     """``none`` switches the export of logs off; lines are still printed."""
 
     # Where it goes
-    endpoint: HttpUrl = Field(default="http://localhost:4318", validation_alias=_otel("exporter_otlp_endpoint"))
-    """Where OTLP over HTTP is posted; ``/v1/traces`` and its siblings are added."""
-    traces_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_traces_endpoint"))
-    """The whole address for traces, where it is another."""
-    metrics_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_metrics_endpoint"))
-    """The whole address for metrics, where it is another."""
-    logs_endpoint: HttpUrl | None = Field(default=None, validation_alias=_otel("exporter_otlp_logs_endpoint"))
-    """The whole address for logs, where it is another."""
-    protocol: Annotated[Literal["http/protobuf"], BeforeValidator(_lower)] = Field(
+    protocol: Annotated[Protocol, BeforeValidator(_lower)] = Field(
         default="http/protobuf", validation_alias=_otel("exporter_otlp_protocol")
     )
-    """How it is posted."""
-    headers: Pairs = Field(default_factory=dict, validation_alias=_otel("exporter_otlp_headers"))
+    """``http/protobuf``, or ``grpc`` with ``pip install "clew[grpc]"``."""
+    endpoint: Endpoint = Field(default=_HTTP_ENDPOINT, validation_alias=_otel("exporter_otlp_endpoint"))
+    """Where telemetry is sent; over HTTP ``/v1/traces`` and its siblings are added. Over gRPC the default's port is 4317."""
+    headers: Headers = Field(default_factory=dict, validation_alias=_otel("exporter_otlp_headers"))
     """Headers of every post, percent-encoded: ``Authorization=Bearer%20...``."""
-    compression: Annotated[Literal["gzip", "none"], BeforeValidator(_lower)] = Field(
+    compression: Annotated[Compression, BeforeValidator(_lower)] = Field(
         default="gzip", validation_alias=_otel("exporter_otlp_compression")
     )
     """How posts are compressed."""
     export_timeout_s: Milliseconds = Field(default=10.0, gt=0, validation_alias=_otel("exporter_otlp_timeout"))
     """How long an answer is waited for; the variable is in milliseconds."""
+    insecure: bool = Field(default=False, validation_alias=_otel("exporter_otlp_insecure"))
+    """Whether gRPC goes without TLS, where the endpoint is ``host:port``; else ``http://`` and ``https://`` tell."""
     certificate: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_certificate"))
     """The certificate of the authority that the endpoint's is signed by (PEM)."""
     client_certificate: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_client_certificate"))
     """This client's certificate, for mutual TLS (PEM)."""
     client_key: Path | None = Field(default=None, validation_alias=_otel("exporter_otlp_client_key"))
     """The key of this client's certificate (PEM)."""
+    traces: Annotated[SignalSettings, NoDecode] = Field(
+        default=SignalSettings(), validation_alias=_otel("exporter_otlp_traces")
+    )
+    """What is set for traces alone: see below."""
+    metrics: Annotated[SignalSettings, NoDecode] = Field(
+        default=SignalSettings(), validation_alias=_otel("exporter_otlp_metrics")
+    )
+    """What is set for metrics alone: see below."""
+    logs: Annotated[SignalSettings, NoDecode] = Field(
+        default=SignalSettings(), validation_alias=_otel("exporter_otlp_logs")
+    )
+    """What is set for logs alone: see below."""
 
     # How much of it
     sampler: Annotated[str, _plugin(SAMPLER_GROUP, SAMPLERS)] = Field(
@@ -273,6 +391,24 @@ class Settings(BaseSettings):
     """A bad value given to the facade raises, instead of being coerced and counted."""
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the interface's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read what is given in code, then the environment."""
+        return init_settings, _SignalVariables(settings_cls), env_settings
+
+    @field_validator("traces", "metrics", "logs", mode="before")
+    @classmethod
+    def _with_protocol(cls, value: Any, info: ValidationInfo) -> Any:
+        """Tell a signal's endpoint which protocol it is for."""
+        return {"protocol": info.data.get("protocol"), **value} if isinstance(value, dict) else value
+
+    @classmethod
     def load(cls, **given: Any) -> Self:
         """Read the environment and what is given in code.
 
@@ -302,24 +438,56 @@ class Settings(BaseSettings):
         try:
             return cls(**given), []
         except ValidationError as error:
-            bad = {_field(cls, item["loc"]) for item in error.errors()}
-            usable = {name: value for name, value in given.items() if name not in bad}
-            defaults = {
-                name: cls.model_fields[name].get_default(call_default_factory=True)
-                for name in bad
-                if name in cls.model_fields
-            }
-            return cls(**usable, **defaults), _sentences(cls, error, given)
+            usable = dict(given)
+            for item in error.errors():
+                field, _, own = _field(cls, item["loc"]).partition(".")
+                if field not in cls.model_fields:
+                    usable.pop(field, None)
+                elif own:
+                    # What else is set for the signal stays
+                    before = usable.get(field)
+                    kept = before if isinstance(before, dict) else {}
+                    usable[field] = {name: value for name, value in kept.items() if name in SignalSettings.model_fields}
+                    if own in SignalSettings.model_fields:
+                        usable[field][own] = None
+                else:
+                    usable[field] = cls.model_fields[field].get_default(call_default_factory=True)
+            return cls(**usable), _sentences(cls, error, given)
 
     def enabled(self, signal: Signal) -> bool:
         """Tell whether a signal is made and sent."""
         exporter: Exporter = getattr(self, f"{signal}_exporter")
         return not self.sdk_disabled and exporter != "none"
 
-    def url(self, signal: Signal) -> str:
-        """Return where a signal is posted, as the OTLP exporter specification builds it."""
-        own: str | None = getattr(self, f"{signal}_endpoint")
-        return own or f"{self.endpoint}/v1/{signal}"
+    def destination(self, signal: Signal) -> Destination:
+        """Return where a signal goes, as the OTLP exporter specification builds it from what is set.
+
+        Example:
+            >>> Settings(endpoint="http://collector:4318").destination("logs").url
+            'http://collector:4318/v1/logs'
+        """
+        own: SignalSettings = getattr(self, signal)
+
+        def chosen(name: str) -> Any:
+            value = getattr(own, name)
+            return getattr(self, name) if value is None else value
+
+        protocol: Protocol = chosen("protocol")
+        if own.endpoint is not None:
+            url = own.endpoint
+        elif protocol == "grpc":
+            url = _GRPC_ENDPOINT if self.endpoint == _HTTP_ENDPOINT else self.endpoint
+        else:
+            url = f"{self.endpoint}/v1/{signal}"
+        return Destination(
+            url=url,
+            protocol=protocol,
+            timeout_s=chosen("export_timeout_s"),
+            **{
+                name: chosen(name)
+                for name in ("headers", "compression", "insecure", "certificate", "client_certificate", "client_key")
+            },
+        )
 
     def spool_path(self) -> Path:
         """Return the folder in which unsent telemetry of this user's processes waits."""
@@ -333,20 +501,21 @@ def variable(field: str) -> str:
     """Return the environment variable of a field.
 
     Example:
-        >>> variable("endpoint"), variable("log_level")
-        ('OTEL_EXPORTER_OTLP_ENDPOINT', 'CLEW_LOG_LEVEL')
+        >>> variable("endpoint"), variable("log_level"), variable("traces.export_timeout_s")
+        ('OTEL_EXPORTER_OTLP_ENDPOINT', 'CLEW_LOG_LEVEL', 'OTEL_EXPORTER_OTLP_TRACES_TIMEOUT')
     """
-    alias = Settings.model_fields[field].validation_alias
-    if isinstance(alias, AliasChoices):
-        return str(alias.choices[0])
-    return f"CLEW_{field.upper()}"
+    signal, _, own = field.rpartition(".")
+    alias = Settings.model_fields[own].validation_alias
+    name = str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"CLEW_{own.upper()}"
+    return name.replace("_OTLP_", f"_OTLP_{signal.upper()}_") if signal else name
 
 
 def _field(cls: type[Settings], location: tuple[int | str, ...]) -> str:
-    """Return the field that a validation error is about, whichever way its value was given."""
+    """Return the field that a validation error is about, whichever way its value was given; a signal's own with a dot."""
     name = str(location[0]) if location else "settings"
     by_variable = {variable(field).lower(): field for field in cls.model_fields}
-    return by_variable.get(name.lower(), name)
+    field = by_variable.get(name.lower(), name)
+    return f"{field}.{location[1]}" if field in SIGNALS and location[1:] else field
 
 
 def _sentences(cls: type[Settings], error: ValidationError, given: dict[str, Any]) -> list[str]:
@@ -356,9 +525,13 @@ def _sentences(cls: type[Settings], error: ValidationError, given: dict[str, Any
         if item["type"] == "extra_forbidden":
             sentences.append(f"{field} is not a setting: see the reference of settings for the names.")
             continue
-        name = field if field in given or field not in cls.model_fields else variable(field)
+        known = field in cls.model_fields or "." in field
+        own = given.get(field.partition(".")[0])
+        in_code = field in given or (isinstance(own, dict) and field.partition(".")[2] in own)
+        name = field if in_code or not known else variable(field)
         allowed = item["msg"].removeprefix("Value error, ")
-        # Headers carry credentials, so their value is not repeated
-        value = "..." if field == "headers" else repr(os.environ.get(name, item["input"]))
-        sentences.append(f"{name}={value}: {allowed[0].lower()}{allowed[1:]}.")
+        value = repr(os.environ.get(name, item["input"]))
+        # What may carry credentials is not repeated
+        shown = "..." if field.endswith("headers") or "@" in value else value
+        sentences.append(f"{name}={shown}: {allowed[0].lower()}{allowed[1:]}.")
     return sentences

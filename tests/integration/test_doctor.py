@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 
 import pytest
 
+from tests.integration.grpc_sink import GrpcSink
 from tests.otlp_sink import OtlpSink
 
 # As the installed command does, without the other commands' imports
@@ -15,7 +17,7 @@ DOCTOR = "import typer\nfrom clew.cli import doctor\napp = typer.Typer()\napp.ca
 
 def examine(**environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", DOCTOR, "doctor", "--timeout-s", "1"],
+        [sys.executable, "-c", DOCTOR, "doctor", "--timeout-s", "3"],
         env={**os.environ, "COLUMNS": "300", **environment},
         capture_output=True,
         text=True,
@@ -72,6 +74,34 @@ def test_a_silent_endpoint_does_not_hold_the_doctor_up(spool_dir):
         done = examine(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert done.returncode == 1
     assert "no answer in time" in done.stdout
+
+
+def test_what_waits_on_disk_is_told_with_its_age(spool_dir):
+    elsewhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    here = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    for environment in (here, elsewhere):
+        emitting = "import clew\nfor _ in range(50):\n  with clew.span('work'): pass"
+        subprocess.run(
+            [sys.executable, "-c", emitting], env={**os.environ, **environment}, check=True, capture_output=True
+        )
+    told = examine(**here).stdout
+    assert re.search(
+        r"note +spool +\d+\.\d kB of 268\.4 MB wait in .*; the oldest for \d+ seconds, and after 2 days", told
+    )
+    assert "for other addresses wait in" in told
+    full = examine(**here, CLEW_SPOOL_MAX_BYTES="1000")
+    assert re.search(r"wrong +spool ", full.stdout)
+    assert full.returncode == 1
+
+
+def test_grpc_is_probed_as_it_is_used(spool_dir):
+    with GrpcSink() as sink:
+        done = examine(**sink.environment)
+        assert done.returncode == 0, done.stdout
+        assert [span.name for span in sink.spans] == ["clew.doctor"]
+    gone = examine(OTEL_EXPORTER_OTLP_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+    assert "UNAVAILABLE" in gone.stdout
+    assert "start a Collector" in gone.stdout
 
 
 def test_a_signal_that_is_off_is_a_note(otlp_sink, spool_dir):

@@ -365,7 +365,7 @@ def test_the_demo_understands_what_it_is_given(name, monkeypatch):
     settings = Settings.load()
     assert settings.service_name == name
     assert settings.headers == {"Authorization": f"Bearer {FILLED_IN['OTELCOL_TOKEN']}"}
-    assert settings.url("traces") == "http://otel-collector:4318/v1/traces"
+    assert settings.destination("traces").url == "http://otel-collector:4318/v1/traces"
     assert settings.resource_attributes["service.namespace"] == "clew-demo"
     demo = DemoSettings.load()
     assert demo.valkey_url == f"redis://:{FILLED_IN['VALKEY_PASSWORD']}@valkey:6379/0"

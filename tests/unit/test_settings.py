@@ -73,8 +73,8 @@ def test_standard_variables_are_read_as_the_specification_has_them(monkeypatch):
     settings = Settings.load()
     assert settings.service_name == "orders"
     assert settings.resource_attributes == {"service.namespace": "shop", "deployment.environment.name": "t,1"}
-    assert settings.url("traces") == "http://collector:4318/v1/traces"
-    assert settings.url("logs") == "http://logs:4318/custom"
+    assert settings.destination("traces").url == "http://collector:4318/v1/traces"
+    assert settings.destination("logs").url == "http://logs:4318/custom"
     assert settings.headers == {"Authorization": "Bearer abc"}
     assert settings.export_timeout_s == 2.5
     assert [settings.enabled(signal) for signal in ("traces", "metrics", "logs")] == [False, True, True]

@@ -106,14 +106,21 @@ def _versions() -> Iterable[Finding]:
 
 def _signals(settings: Settings, timeout_s: float) -> Iterator[Finding]:
     for signal in SIGNALS:
-        url = settings.url(signal)
+        url = settings.destination(signal).url
         if not settings.enabled(signal):
             yield Finding(check=signal, verdict="note", text="off, as the environment says")
             continue
         started = clock.monotonic_s()
         outcome = probe(settings, signal, timeout_s=timeout_s)
         took_ms = (clock.monotonic_s() - started) * 1000
-        if outcome.delivered:
+        if outcome.delivered and outcome.rejected:
+            yield Finding(
+                check=signal,
+                verdict="wrong",
+                text=f"{url} answers, but refused the item{': ' + outcome.problem if outcome.problem else ''}",
+                mend="see what the endpoint's own log says",
+            )
+        elif outcome.delivered:
             yield Finding(check=signal, text=f"{url} took one item in {took_ms:.0f} ms")
         else:
             yield Finding(check=signal, verdict="wrong", text=f"{url}: {outcome.problem}", mend=_mend(outcome.problem))
@@ -121,12 +128,17 @@ def _signals(settings: Settings, timeout_s: float) -> Iterator[Finding]:
 
 def _mend(problem: str) -> str:
     answers: dict[str, str] = {
+        "pip install": "run the line above",
         "401": "give the endpoint's token with OTEL_EXPORTER_OTLP_HEADERS='Authorization=Bearer%20...'",
         "403": "give the endpoint's token with OTEL_EXPORTER_OTLP_HEADERS='Authorization=Bearer%20...'",
+        "UNAUTHENTICATED": "give the endpoint's token with OTEL_EXPORTER_OTLP_HEADERS='Authorization=Bearer%20...'",
+        "PERMISSION_DENIED": "give the endpoint's token with OTEL_EXPORTER_OTLP_HEADERS='Authorization=Bearer%20...'",
         "404": "check the path of OTEL_EXPORTER_OTLP_ENDPOINT: /v1/traces and its siblings are added to it",
         "refused": "start a Collector there, or 'clew console', or set OTEL_EXPORTER_OTLP_ENDPOINT",
         "CERTIFICATE": "name the authority's certificate with OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "redirects to": "set OTEL_EXPORTER_OTLP_ENDPOINT to where it redirects to: redirects are not followed",
         "closed the connection": "check that the port speaks OTLP over HTTP (4318), not gRPC (4317)",
+        "UNAVAILABLE": "start a Collector there, and check that the port speaks OTLP over gRPC (4317), not HTTP (4318)",
     }
     for sign, mend in answers.items():
         if sign in problem:
@@ -153,13 +165,41 @@ def _spool(settings: Settings) -> Iterator[Finding]:
         mend = "make it writable, or name another with CLEW_SPOOL_DIR"
         yield Finding(check="spool", verdict="wrong", text=text, mend=mend)
         return
+    yield _waiting(spool)
+    others = [folder for folder in spool.folder.parent.iterdir() if folder.is_dir() and folder != spool.folder]
+    elsewhere = sum(Spool(folder, max_bytes=0, max_age_s=spool.max_age_s).waiting_bytes() for folder in others)
+    if elsewhere:
+        yield Finding(
+            check="spool",
+            verdict="note",
+            text=f"{_size(elsewhere)} for other addresses wait in {spool.folder.parent}",
+            mend="start an app that sends there, as they were set then; or delete what nobody wants any more",
+        )
+
+
+def _waiting(spool: Spool) -> Finding:
     waiting = spool.waiting_bytes()
-    share = waiting / spool.max_bytes
-    text = f"{waiting / 1e6:.1f} of {spool.max_bytes / 1e6:.0f} MB wait in {spool.folder}"
-    if share > 0.8:
-        yield Finding(check="spool", verdict="wrong", text=text, mend="bring the endpoint back: it is sent then")
-    else:
-        yield Finding(check="spool", text=text)
+    if not waiting:
+        return Finding(check="spool", text=f"nothing waits in {spool.folder}")
+    text = (
+        f"{_size(waiting)} of {_size(spool.max_bytes)} wait in {spool.folder}; "
+        f"the oldest for {_age(spool.oldest_age_s())}, and after {_age(spool.max_age_s)} it is given up"
+    )
+    mend = "bring the endpoint back: any process that sends there takes it along"
+    if waiting > 0.8 * spool.max_bytes or spool.oldest_age_s() > 0.8 * spool.max_age_s:
+        return Finding(check="spool", verdict="wrong", text=text, mend=mend)
+    return Finding(check="spool", verdict="note", text=text, mend=mend)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def _age(age_s: float) -> str:
+    for unit, length_s in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
+        if age_s >= 2 * length_s:
+            return f"{age_s / length_s:.0f} {unit}"
+    return f"{age_s:.0f} seconds"
 
 
 def _rivals() -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from clew import diagnostics
+from clew import clock, diagnostics
 from clew.catalog.metrics import TELEMETRY_DELIVERED, TELEMETRY_DROPPED, TELEMETRY_EMITTED, TELEMETRY_PENDING
 from clew.engine import logger as logger_module
 from clew.engine import logs
@@ -57,6 +57,11 @@ class State:
 state: Final = State()
 _lock = threading.RLock()
 _exit_registered = False
+_held_up_s = 0.0
+_ending: _Ending | None = None
+
+# What a step at the end of the process may take even where the steps before it have used up the deadline
+_LEAST_ENDING_S: Final = 0.5
 
 
 def configure(**given: Any) -> None:
@@ -76,7 +81,8 @@ def configure(**given: Any) -> None:
         >>> clew.configure(service_name="orders")
     """
     with _lock:
-        if state.capturing:
+        if state.capturing or (state.settings is None and state.log_stream is not None):
+            # The latter: what interrupts the set-up waits for nothing
             return
         if state.settings is not None:
             changed = sorted(name for name, value in given.items() if getattr(state.settings, name, None) != value)
@@ -104,7 +110,8 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
     with _lock:
         diagnostics.set_strict(strict=settings.strict)
         registry.configure(settings, before_collection=_count_deliveries)
-        state.settings = settings
+        # For a signal's handler that logs right now; other threads wait for the settings, which come last
+        state.log_stream = logs.LogStream(settings, Redactor(settings.redact_keys), None)
         state.max_value_length = settings.max_value_length
         install_propagators(settings)
         taken: list[str] = []
@@ -122,6 +129,7 @@ def start(settings: Settings, *, transport: Transport | None = None) -> None:
         state.redact = redactor.value
         state.log_stream = logs.LogStream(settings, redactor, state.pipeline)
         logger_module.prepare(current_log_stream)
+        state.settings = settings
         logs.install(state.log_stream)
         for sentence in taken:
             logger.warning("%s", sentence)
@@ -172,6 +180,33 @@ def flush(timeout_s: float = 5.0) -> bool:
         return False
 
 
+def flush_at_end() -> bool:
+    """Send everything that is queued when an app has stopped, after which the process may end without another word.
+
+    What it takes is taken off the one deadline, ``CLEW_SHUTDOWN_TIMEOUT_S``, that the whole end of the process has.
+
+    Returns:
+        True when nothing waits in memory any more.
+    """
+    global _held_up_s
+    pipeline = state.pipeline
+    if pipeline is None:
+        return True
+    started = clock.monotonic_s()
+    try:
+        return pipeline.flush(_left_to_end_s(), ending=True)
+    except Exception as error:
+        diagnostics.report("flush", error)
+        return False
+    finally:
+        _held_up_s += clock.monotonic_s() - started
+
+
+def _left_to_end_s() -> float:
+    total_s = state.settings.shutdown_timeout_s if state.settings is not None else 0.0
+    return max(min(_LEAST_ENDING_S, total_s), total_s - _held_up_s)
+
+
 def shutdown(timeout_s: float | None = None) -> bool:
     """Flush and stop; what can't be sent within the deadline waits on disk for the next start. Runs by itself at exit.
 
@@ -181,21 +216,54 @@ def shutdown(timeout_s: float | None = None) -> bool:
     Returns:
         True when everything was handled within the deadline.
     """
+    global _ending
     with _lock:
         pipeline, state.pipeline, state.tracer = state.pipeline, None, None
-        settings = state.settings
-    if pipeline is None or settings is None:
+        ending = _ending
+        if pipeline is not None:
+            ending = _ending = _Ending(
+                pipeline=pipeline, timeout_s=_left_to_end_s() if timeout_s is None else max(0.0, timeout_s)
+            )
+    if ending is None:
         return True
-    try:
-        finished = pipeline.shutdown(settings.shutdown_timeout_s if timeout_s is None else timeout_s)
-    except Exception as error:
-        diagnostics.report("shutdown", error)
-        return False
-    with _lock:
-        # What is logged from now on is still written to the terminal
-        state.log_stream = logs.LogStream(settings, pipeline.redactor, None)
-        logs.install(state.log_stream)
-    return finished
+    if pipeline is not None:
+        # In a thread of its own: what interrupts this one, such as a signal's handler, can wait for it as well
+        thread = threading.Thread(target=ending.run, name="clew-shutdown", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is ending
+            ending.run()
+    return ending.wait()
+
+
+class _Ending:
+    """The one shutdown of a pipeline, for all who ask for it: a server, a signal's handler, the interpreter's end."""
+
+    def __init__(self, *, pipeline: Pipeline, timeout_s: float) -> None:
+        self._pipeline = pipeline
+        self._timeout_s = timeout_s
+        self._until = clock.monotonic_s() + timeout_s
+        self._done = threading.Event()
+        self._finished = False
+
+    def run(self) -> None:
+        try:
+            self._finished = self._pipeline.shutdown(self._timeout_s)
+        except Exception as error:
+            diagnostics.report("shutdown", error)
+        finally:
+            self._done.set()
+        with _lock:
+            if state.settings is not None and state.pipeline is None:
+                # What is logged from now on is still written to the terminal
+                state.log_stream = logs.LogStream(state.settings, self._pipeline.redactor, None)
+                logs.install(state.log_stream)
+
+    def wait(self) -> bool:
+        # Until a little after the deadline, for what is written to disk in the last moment
+        self._done.wait(max(0.0, self._until - clock.monotonic_s()) + _LEAST_ENDING_S)
+        return self._finished
 
 
 def accounts() -> dict[Signal, Account]:
@@ -249,8 +317,9 @@ def _count_deliveries() -> None:
 
 
 def _after_fork() -> None:
-    global _lock
+    global _lock, _held_up_s, _ending
     _lock = threading.RLock()
+    _held_up_s, _ending = 0.0, None
     registry.reset()
     diagnostics.forget()
 
@@ -268,13 +337,11 @@ def _flush_on_sigterm() -> None:
 
 
 def _terminate(signal_number: int, _frame: FrameType | None) -> None:
-    # In a thread of its own: the signal may have come while this one held a lock that the flush needs
-    settings = state.settings
-    timeout_s = settings.shutdown_timeout_s if settings is not None else 0.0
-    flushing = threading.Thread(target=shutdown, name="clew-shutdown", daemon=True)
+    # In a thread of its own: the signal may have come while this one held a lock that the shutdown needs
+    ending = threading.Thread(target=shutdown, name="clew-sigterm", daemon=True)
     try:
-        flushing.start()
-        flushing.join(timeout_s + 0.5)
+        ending.start()
+        ending.join(_left_to_end_s() + 2 * _LEAST_ENDING_S)
     finally:
         signal.signal(signal_number, signal.SIG_DFL)
         os.kill(os.getpid(), signal_number)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from clew.settings import SIGNALS, Signal
+
+Count = Literal["emitted", "delivered", "spooled", "replayed", "abandoned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,7 @@ class Account:
         dropped: items of this process that were lost, by reason.
         spooled: items of this process that wait on disk.
         replayed: items of other processes, dead or alive, that this process delivered from disk.
+        abandoned: items of other processes that this process found on disk unreadable, too old, or refused by the endpoint.
     """
 
     emitted: int = 0
@@ -26,6 +29,7 @@ class Account:
     dropped: dict[str, int] = field(default_factory=dict)
     spooled: int = 0
     replayed: int = 0
+    abandoned: int = 0
 
     @property
     def pending(self) -> int:
@@ -34,34 +38,30 @@ class Account:
 
 
 class Ledger:
-    """Counts, for one process, what became of each item of each signal."""
+    """Counts, for one process, what became of each item of each signal.
+
+    Who reads takes no lock: it may be a signal handler that interrupted anything.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[Signal, str]] = Counter()
-        self._dropped: Counter[tuple[Signal, str]] = Counter()
+        self._accounts: dict[Signal, Account] = {signal: Account() for signal in SIGNALS}
 
-    def count(self, signal: Signal, what: str, items: int = 1) -> None:
-        """Add to ``emitted``, ``delivered``, ``spooled`` or ``replayed``."""
+    def count(self, signal: Signal, what: Count, items: int = 1) -> None:
+        """Add to one of the numbers."""
         with self._lock:
-            self._counts[signal, what] += items
+            account = self._accounts[signal]
+            changed: dict[str, int] = {what: getattr(account, what) + items}
+            self._accounts[signal] = replace(account, **changed)  # type: ignore[arg-type]
 
     def drop(self, signal: Signal, reason: str, items: int = 1) -> None:
         """Add to what was lost for ``reason``."""
-        with self._lock:
-            self._dropped[signal, reason] += items
+        if items:
+            with self._lock:
+                account = self._accounts[signal]
+                dropped = {**account.dropped, reason: account.dropped.get(reason, 0) + items}
+                self._accounts[signal] = replace(account, dropped=dropped)
 
     def account(self, signal: Signal) -> Account:
         """Return one signal's account as it stands."""
-        with self._lock:
-            return Account(
-                emitted=self._counts[signal, "emitted"],
-                delivered=self._counts[signal, "delivered"],
-                spooled=self._counts[signal, "spooled"],
-                replayed=self._counts[signal, "replayed"],
-                dropped={reason: items for (name, reason), items in self._dropped.items() if name == signal and items},
-            )
-
-    def accounts(self) -> dict[Signal, Account]:
-        """Return every signal's account."""
-        return {signal: self.account(signal) for signal in SIGNALS}
+        return self._accounts[signal]

@@ -14,7 +14,7 @@ from clew.pipeline.encoding import Encoder
 from clew.pipeline.providers import SCOPE
 from clew.pipeline.redaction import Redactor
 from clew.pipeline.resource import build_resource
-from clew.pipeline.transport import HttpTransport, Outcome
+from clew.pipeline.transport import OtlpTransport, Outcome
 from clew.settings import Settings, Signal
 
 NAME = "clew.doctor"
@@ -31,7 +31,7 @@ def probe(settings: Settings, signal: Signal, *, timeout_s: float) -> Outcome:
     Returns:
         What the endpoint made of it.
     """
-    transport = HttpTransport(settings)
+    transport = OtlpTransport(settings)
     try:
         return transport.send(signal, _body(settings, signal), compressed=False, timeout_s=timeout_s)
     finally:

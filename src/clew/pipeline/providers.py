@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 import weakref
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal, cast
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
@@ -19,6 +21,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from clew import clock
 from clew._version import __version__
 from clew.catalog import semconv
 from clew.pipeline.encoding import Encoder
@@ -29,10 +32,10 @@ from clew.pipeline.redaction import Redactor
 from clew.pipeline.resource import build_resource
 from clew.pipeline.sampling import build_id_generator, build_keep, build_sampler
 from clew.pipeline.spool import Spool
-from clew.pipeline.tracing import RecordedSpan, Tracer, TracerProvider
-from clew.pipeline.transport import HttpTransport, Transport
+from clew.pipeline.tracing import Tracer, TracerProvider
+from clew.pipeline.transport import OtlpTransport, Transport
 from clew.pipeline.worker import ExportWorker
-from clew.settings import Settings, Signal
+from clew.settings import SIGNALS, Settings, Signal
 
 logger = logging.getLogger("clew.pipeline")
 
@@ -86,13 +89,13 @@ class Pipeline:
         self._given_transport = transport
         self._worker = ExportWorker(
             settings,
-            Encoder(self.resource, self.redactor, max_value_length=settings.max_value_length),
-            transport or HttpTransport(settings),
+            partial(Encoder, self.resource, self.redactor, max_value_length=settings.max_value_length),
+            transport or OtlpTransport(settings),
             None if transport else spool_of(settings),
             self._metering.send,
         )
         self.tracer_provider = TracerProvider(
-            self._take_span,
+            self._worker.add_span,
             flush=self.flush,
             resource=self.resource,
             sampler=build_sampler(settings),
@@ -134,10 +137,7 @@ class Pipeline:
 
     def add_log(self, record: LogItem | ReadableLogRecord) -> None:
         """Queue one log record."""
-        self._worker.add("logs", record)
-
-    def _take_span(self, span: RecordedSpan) -> None:
-        self._worker.add("traces", span)
+        self._worker.add_log(record)
 
     def collect(self) -> list[ScopeMetrics]:
         """Return the metric points of everything so far: the engine's own, and those of the instruments that libraries made."""
@@ -152,30 +152,57 @@ class Pipeline:
         """Return what became of everything emitted so far, by signal."""
         return self._worker.accounts()
 
-    def flush(self, timeout_s: float) -> bool:
-        """Send what is queued; true when nothing waits in memory any more."""
-        return self._worker.flush(timeout_s)
+    def flush(self, timeout_s: float, *, ending: bool = False) -> bool:
+        """Send what is queued; true when nothing of it waits in memory any more.
+
+        Args:
+            timeout_s: how long to wait at most.
+            ending: the process may end next, so time is left to write to disk what can't be sent.
+        """
+        until = clock.monotonic_s() + timeout_s
+        guests = self._tell_guests("force_flush", timeout_s)
+        finished = self._worker.flush(timeout_s, ending=ending)
+        return _joined(guests, until) and finished
 
     def shutdown(self, timeout_s: float) -> bool:
-        """Send or spool everything within one deadline and stop; says so where something was lost."""
+        """Send or spool everything within one deadline and stop; says so where something was lost, or waits."""
+        until = clock.monotonic_s() + timeout_s
+        guests = self._tell_guests("shutdown", timeout_s)
         finished = self._worker.shutdown(timeout_s)
+        finished = _joined(guests, until) and finished
         for signal, account in self.accounts().items():
             if account.dropped:
                 reasons = ", ".join(f"{items} {reason}" for reason, items in sorted(account.dropped.items()))
                 logger.warning("%s lost since the start: %s of %d emitted", signal, reasons, account.emitted)
-        # Processors that others have added hold spans of their own; after clew's, because nothing bounds the time they take
-        try:
-            self.tracer_provider.guests.shutdown()
-        except Exception as error:
-            logger.warning("a span processor that was added could not be shut down: %r", error)
+            if account.pending:
+                logger.info("%s that wait on disk: %d of %d emitted", signal, account.pending, account.emitted)
         return finished
+
+    def _tell_guests(self, what: Literal["force_flush", "shutdown"], timeout_s: float) -> list[threading.Thread]:
+        """Have the processors that others added to the providers do their part at the same time, each in its own thread."""
+        threads = []
+        for processor in (
+            *self.tracer_provider.guests._span_processors,
+            *self.logger_provider._multi_log_record_processor._log_record_processors,
+        ):
+            if not isinstance(processor, _QueueingLogProcessor):
+                thread = threading.Thread(
+                    target=_tell, args=(processor, what, timeout_s), name=f"clew-{what}-guest", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # The interpreter is ending: whoever may block without end can't be told any more
+                    break
+                threads.append(thread)
+        return threads
 
     def _after_fork_in_child(self) -> None:
         self._metering.after_fork_in_child()
         self.resource = build_resource(self.settings)
         self._worker.reset_after_fork(
-            Encoder(self.resource, self.redactor, max_value_length=self.settings.max_value_length),
-            self._given_transport or HttpTransport(self.settings),
+            partial(Encoder, self.resource, self.redactor, max_value_length=self.settings.max_value_length),
+            self._given_transport or OtlpTransport(self.settings),
         )
         if self.settings.enabled("metrics"):
             self._worker.start()
@@ -202,9 +229,26 @@ def spool_of(settings: Settings) -> Spool | None:
     if settings.spool_max_bytes == 0:
         return None
     # Processes that send to the same addresses share a folder and may replay each other's segments
-    addresses = "\n".join(settings.url(signal) for signal in ("traces", "metrics", "logs"))
+    addresses = "\n".join(settings.destination(signal).url for signal in SIGNALS)
     folder = settings.spool_path() / hashlib.sha256(addresses.encode()).hexdigest()[:12]
     return Spool(folder, max_bytes=settings.spool_max_bytes, max_age_s=settings.spool_max_age_s)
+
+
+def _tell(processor: Any, what: Literal["force_flush", "shutdown"], timeout_s: float) -> None:
+    try:
+        if what == "force_flush":
+            processor.force_flush(int(timeout_s * 1000))
+        else:
+            processor.shutdown()
+    except Exception as error:
+        logger.warning("%s of %s failed: %r", what, type(processor).__qualname__, error)
+
+
+def _joined(threads: Iterable[threading.Thread], until: float) -> bool:
+    waited = list(threads)
+    for thread in waited:
+        thread.join(max(0.0, until - clock.monotonic_s()))
+    return not any(thread.is_alive() for thread in waited)
 
 
 def _taken(what: str, provider: object) -> str:

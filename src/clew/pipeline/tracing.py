@@ -534,8 +534,7 @@ class TracerProvider(sdk.TracerProvider):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Send what is queued, and let the processors that others have added do the same."""
-        is_sent = self._flush(timeout_millis / 1000)
-        return super().force_flush(timeout_millis) and is_sent
+        return self._flush(timeout_millis / 1000)
 
     def shutdown(self) -> None:
         """Send what is queued, and shut down the processors that others have added."""

@@ -1,62 +1,42 @@
-"""The one export worker of a process: three signals, one thread, one deadline.
+"""The export worker of a process: the app's threads only append to a queue; one thread encodes, sends and spools.
 
-The app's threads only append to a queue. The worker encodes, sends, and spools to disk what can't be sent. An address that does
-not answer is left alone for a while (a circuit breaker), so an outage costs one failed attempt now and then.
+A flush sends the three signals at the same time, each on a connection of its own, so that one slow endpoint costs the others
+nothing. An address that does not answer is left alone for a while (a circuit breaker), so an outage costs an attempt now and then.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from opentelemetry.sdk.metrics.export import ScopeMetrics
 
 from clew import clock
+from clew.pipeline.breaker import Breaker
 from clew.pipeline.encoding import Encoder, point_count
+from clew.pipeline.lane import Lane, Patience
 from clew.pipeline.ledger import Account, Ledger
-from clew.pipeline.spool import Spool, SpooledBatch, SpoolFullError
-from clew.pipeline.transport import Outcome, Transport, compress
+from clew.pipeline.spool import Spool
+from clew.pipeline.transport import Transport
 from clew.settings import SIGNALS, Settings, Signal
 
 logger = logging.getLogger("clew.pipeline")
 
 Collector = Callable[[], Sequence[ScopeMetrics]]
+Pause = Callable[[], None]
 
-_FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 30.0
-_REPLAYED_A_ROUND: Final = 64
-# What the worker keeps of a shutdown's deadline to write to disk what could not be sent
+# What is kept of a deadline at the end of the process to write to disk what could not be sent
 _SPOOLING_SHARE: Final = 0.2
-
-
-@dataclass(slots=True, kw_only=True)
-class _Breaker:
-    """Whether an address is worth an attempt."""
-
-    pause_s: float = 0.0
-    closed_at: float = 0.0
-
-    def allows(self) -> bool:
-        return clock.monotonic_s() >= self.closed_at
-
-    def trip(self, retry_after_s: float | None) -> bool:
-        """Leave the address alone for a while; true when it had been well before."""
-        first = self.pause_s == 0.0
-        self.pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, self.pause_s * 2))
-        pause_s = retry_after_s if retry_after_s is not None else self.pause_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads attempts
-        self.closed_at = clock.monotonic_s() + pause_s
-        return first
-
-    def mend(self) -> bool:
-        """Trust the address again; true when it had been left alone before."""
-        was_open, self.pause_s, self.closed_at = self.pause_s > 0.0, 0.0, 0.0
-        return was_open
+_PAUSE_S: Final = 0.00005
+# What gRPC takes by default; the Collector takes more over HTTP
+_MAX_BODY_BYTES: Final = 4_000_000
 
 
 class ExportWorker:
@@ -64,39 +44,65 @@ class ExportWorker:
 
     Args:
         settings: addresses, intervals, sizes.
-        encoder: turns items into bytes.
+        make_encoder: returns what turns items into bytes; each signal has one of its own, because three may encode at once.
         transport: takes bytes somewhere.
         spool: keeps bytes that can't be taken anywhere now, or ``None``.
         collect: returns the metric points of now.
     """
 
     def __init__(
-        self, settings: Settings, encoder: Encoder, transport: Transport, spool: Spool | None, collect: Collector
+        self,
+        settings: Settings,
+        make_encoder: Callable[[], Encoder],
+        transport: Transport,
+        spool: Spool | None,
+        collect: Collector,
     ) -> None:
         self._settings = settings
-        self._encoder = encoder
+        self._make_encoder = make_encoder
         self._transport = transport
         self._spool = spool
         self._collect = collect
-        self._compressed = settings.compression == "gzip"
+        self._wake_at = settings.max_batch_size - 1
+        self._inherited: list[Transport] = []
         self._start_anew()
 
     def _start_anew(self) -> None:
-        self.ledger = Ledger()
-        self._queues: dict[Signal, deque[Any]] = {"traces": deque(), "logs": deque()}
-        self._breakers: dict[str, _Breaker] = {}
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-        self._wake = threading.Event()
-        self._exporting = threading.Lock()
-        self._deadline: float | None = None
+        self._starting = threading.RLock()
+        # A lock that is held while nobody rings: unlike an Event, a signal handler can ring while its thread is ringing
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._stopping = False
         self._metrics_due = clock.monotonic_s() + self._settings.metric_interval_s
-        self._spool_warned = False
+        self._encoders: dict[Signal, Encoder] = {signal: self._make_encoder() for signal in SIGNALS}
+        self._lay_lanes()
 
-    def reset_after_fork(self, encoder: Encoder, transport: Transport) -> None:
-        """Begin a child's life: nothing queued, nothing counted, a connection and a thread of its own."""
-        self._encoder = encoder
+    def _lay_lanes(self) -> None:
+        self._ledger = Ledger()
+        self._said: deque[tuple[Any, ...]] = deque()
+        breakers: dict[str, Breaker] = {}
+        self._lanes: dict[Signal, Lane] = {}
+        for signal in SIGNALS:
+            destination = self._settings.destination(signal)
+            self._lanes[signal] = Lane(
+                signal,
+                destination,
+                address_breaker=breakers.setdefault(destination.address, Breaker()),
+                transport=self._transport,
+                spool=self._spool,
+                ledger=self._ledger,
+                say=lambda *what: self._said.append(what),
+            )
+        self._room = self._settings.max_queue_size
+        self._spans, self._count_span_lost = self._lanes["traces"].queue, self._lanes["traces"].overflow.add
+        self._logs, self._count_log_lost = self._lanes["logs"].queue, self._lanes["logs"].overflow.add
+
+    def reset_after_fork(self, make_encoder: Callable[[], Encoder], transport: Transport) -> None:
+        """Begin a child's life: nothing queued, nothing counted, connections and a thread of its own."""
+        # Not closed, nor let go of: the connections of the parent are the parent's
+        self._inherited.append(self._transport)
+        self._make_encoder = make_encoder
         self._transport = transport
         if self._spool is not None:
             self._spool.reset_after_fork()
@@ -104,150 +110,237 @@ class ExportWorker:
 
     def redirect(self, transport: Transport, spool: Spool | None) -> tuple[Transport, Spool | None]:
         """Send to another transport from now on, and return what was used before; the account starts at zero."""
-        with self._exporting:
-            previous = self._transport, self._spool
-            self._transport, self._spool = transport, spool
-            for queue in self._queues.values():
-                queue.clear()
-            self.ledger = Ledger()
-            self._breakers.clear()
+        previous = self._transport, self._spool
+        self._transport, self._spool = transport, spool
+        self._lay_lanes()
         return previous
 
-    def add(self, signal: Signal, item: Any) -> None:
-        """Queue one finished span or log record. Never blocks, never raises."""
-        queue = self._queues[signal]
-        if len(queue) >= self._settings.max_queue_size:
-            self.ledger.count(signal, "emitted")
-            self.ledger.drop(signal, "queue_full")
+    def add_span(self, span: Any) -> None:
+        """Queue a finished span. Never blocks, never raises."""
+        queue = self._spans
+        waiting = len(queue)
+        if waiting >= self._room:
+            self._count_span_lost()
             return
-        queue.append(item)
-        if self._thread is None:
-            self.start()
-        if len(queue) == self._settings.max_batch_size:
-            self._wake.set()
+        queue.append(span)
+        if waiting == self._wake_at or self._thread is None:
+            self._rouse()
+
+    def add_log(self, record: Any) -> None:
+        """Queue a log record. Never blocks, never raises."""
+        queue = self._logs
+        waiting = len(queue)
+        if waiting >= self._room:
+            self._count_log_lost()
+            return
+        queue.append(record)
+        if waiting == self._wake_at or self._thread is None:
+            self._rouse()
 
     def start(self) -> None:
         """Start the thread, once. Where no thread can start any more, :meth:`shutdown` does its work."""
         with self._starting:
-            if self._thread is not None or self._stopping:
-                return
-            thread = threading.Thread(target=self._run, name="clew-export", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                # The interpreter is shutting down
-                return
-            self._thread = thread
+            if self._thread is None and not self._stopping:
+                self._thread = _started(self._run, "clew-export")
 
     def accounts(self) -> dict[Signal, Account]:
         """Return what became of everything emitted so far."""
-        accounts = self.ledger.accounts()
-        for signal, queue in self._queues.items():
-            accounts[signal] = replace(accounts[signal], emitted=accounts[signal].emitted + len(queue))
-        return accounts
+        return {signal: lane.account() for signal, lane in self._lanes.items()}
 
-    def flush(self, timeout_s: float) -> bool:
-        """Send everything that is queued, and the metrics of now; true when nothing waits in memory any more.
+    def flush(self, timeout_s: float, *, ending: bool = False) -> bool:
+        """Send everything that is queued, and the metrics of now; true when nothing of it waits in memory any more.
 
         What can't be sent is on disk, or counted as dropped, when this returns true.
+
+        Args:
+            timeout_s: how long to wait at most.
+            ending: the process may end next: an address that did not answer lately is not tried again, and time is left
+                for the disk.
         """
-        deadline = clock.monotonic_s() + timeout_s
-        if not self._exporting.acquire(timeout=timeout_s):
-            return False
-        try:
-            self._deadline = deadline
-            self._export_everything()
-        finally:
-            self._deadline = None
-            self._exporting.release()
-        return not any(self._queues.values())
+        now = clock.monotonic_s()
+        sending_s = timeout_s * (1 - _SPOOLING_SHARE) if ending else timeout_s
+        return self._export_together(Patience(until=now + sending_s, insist=not ending), now + timeout_s)
 
     def shutdown(self, timeout_s: float) -> bool:
         """Flush within the deadline and stop for good. What is not sent by then is spooled, else counted as dropped."""
-        deadline = clock.monotonic_s() + timeout_s
+        until = clock.monotonic_s() + timeout_s
+        # Every send ends early enough to leave time for the disk: also one that a flush or the worker has begun before
+        cut_at = until - timeout_s * _SPOOLING_SHARE
         self._stopping = True
-        self._wake.set()
-        # A send that hangs is cut off early enough to leave time for the disk
-        sending_deadline = deadline - timeout_s * _SPOOLING_SHARE
-        self._deadline = sending_deadline
-        canceller = threading.Timer(max(0.0, sending_deadline - clock.monotonic_s()), self._transport.cancel)
-        canceller.daemon = True
-        try:
-            canceller.start()
-        except RuntimeError:
-            canceller.cancel()
-        flushed = self._exporting.acquire(timeout=timeout_s)
-        if flushed:
-            try:
-                self._export_everything()
-                # What the export itself had to say, such as that the endpoint is away
-                self._export_queue("logs")
-            finally:
-                self._exporting.release()
-        canceller.cancel()
-        for signal, queue in self._queues.items():
-            if queue:
-                self.ledger.count(signal, "emitted", len(queue))
-                self.ledger.drop(signal, "shutdown", len(queue))
-                queue.clear()
+        for lane in self._lanes.values():
+            lane.cut_at = cut_at
+        self._ring()
+        finished = self._export_together(Patience(until=cut_at), until)
+        self._room = 0
+        for lane in self._lanes.values():
+            lane.conclude()
         if self._spool is not None:
             self._spool.close()
         self._transport.close()
-        return flushed
+        self._speak()
+        return finished
+
+    def _rouse(self) -> None:
+        if self._thread is None:
+            self.start()
+        self._ring()
+
+    def _ring(self) -> None:
+        # It rings already
+        with suppress(RuntimeError):
+            self._bell.release()
 
     def _run(self) -> None:
         thread = threading.current_thread()
-        while not self._stopping and (self._thread is None or self._thread is thread):
-            self._wake.wait(self._settings.export_interval_s)
-            self._wake.clear()
+        while not self._stopping and self._thread in (None, thread):
+            self._bell.acquire(timeout=self._settings.export_interval_s)
             if self._stopping:
                 return
             try:
-                with self._exporting:
-                    self._export_round()
+                self._export_round()
             except Exception:
                 logger.exception("export failed")
 
     def _export_round(self) -> None:
-        for signal in self._queues:
-            self._export_queue(signal)
-        if clock.monotonic_s() >= self._metrics_due:
-            self._metrics_due = clock.monotonic_s() + self._settings.metric_interval_s
-            self._export_metrics()
-        self._replay()
+        patience = Patience()
+        metrics_are_due = clock.monotonic_s() >= self._metrics_due
+        for lane in self._lanes.values():
+            # A flush is at it, which may have to wait
+            if not lane.lock.acquire(blocking=False):
+                continue
+            try:
+                lane.replay(patience)
+                if lane.signal != "metrics":
+                    for _ in range(0, len(lane.queue), self._settings.max_batch_size):
+                        self._encode(lane, pause=_let_others_run, batches=1)
+                        lane.drain(patience)
+                elif metrics_are_due:
+                    self._metrics_due = clock.monotonic_s() + self._settings.metric_interval_s
+                    self._encode(lane)
+                    if lane.waits_on_disk():
+                        # Points of a series arrive in the order of time
+                        lane.keep_all()
+                lane.drain(patience)
+            finally:
+                lane.lock.release()
+        self._speak()
 
-    def _export_everything(self) -> None:
-        for signal in self._queues:
-            self._export_queue(signal)
-        self._export_metrics()
-        self._replay()
+    def _export_together(self, patience: Patience, until: float) -> bool:
+        """Export all signals at the same time, in threads that hold what the caller's thread must not hold.
 
-    def _export_queue(self, signal: Signal) -> None:
-        queue = self._queues[signal]
-        remaining = len(queue)
-        while remaining > 0:
-            batch = [queue.popleft() for _ in islice(range(remaining), self._settings.max_batch_size)]
-            remaining -= len(batch)
-            self.ledger.count(signal, "emitted", len(batch))
-            self._deliver_items(signal, batch)
+        The caller may be interrupted by a signal whose handler waits for what the caller would hold.
+        """
+        done = threading.Event()
+        finished = False
 
-    def _deliver_items(self, signal: Signal, items: Sequence[Any]) -> None:
-        encode: Callable[[Sequence[Any]], bytes] = self._encoder.spans if signal == "traces" else self._encoder.logs
+        def conduct() -> None:
+            nonlocal finished
+            try:
+                finished = self._conduct(patience, until)
+            finally:
+                done.set()
+
+        if _started(conduct, "clew-flush") is None:
+            conduct()
+        if not done.wait(max(0.0, patience.until - clock.monotonic_s())):
+            if self._stopping:
+                self._transport.cancel()
+            done.wait(max(0.0, until - clock.monotonic_s()))
+        return finished
+
+    def _conduct(self, patience: Patience, until: float) -> bool:
+        unfinished = {lane.signal for lane in self._lanes.values()}
+
+        def export(lane: Lane, patience: Patience) -> None:
+            try:
+                if self._export_lane(lane, patience, until):
+                    unfinished.discard(lane.signal)
+            except Exception:
+                logger.exception("export failed")
+
+        first, *others = self._lanes.values()
+        threads = []
+        alone = [first]
+        for lane in others:
+            thread = _started(partial(export, lane, patience), f"clew-flush-{lane.signal}")
+            if thread is None:
+                alone.append(lane)
+            else:
+                threads.append(thread)
+        for number, lane in enumerate(alone):
+            # No thread starts any more when the interpreter ends: one after the other, each with its share of the time
+            now = clock.monotonic_s()
+            share_s = max(0.0, patience.until - now) / (len(alone) - number)
+            export(lane, replace(patience, until=now + share_s))
+        for thread in threads:
+            thread.join(max(0.0, until - clock.monotonic_s()))
+        finished = not unfinished
+        if self._stopping:
+            self._speak()
+            # What the export itself had to say, such as that the endpoint is away
+            export(self._lanes["logs"], patience)
+        return finished
+
+    def _export_lane(self, lane: Lane, patience: Patience, until: float) -> bool:
+        # Encoded before anything is waited for, so that it can be written to disk in no time when the time is up
+        if not self._encode(lane, until=until):
+            return False
+        if not lane.lock.acquire(timeout=max(0.0, patience.until - clock.monotonic_s())):
+            if self._stopping:
+                self._transport.cancel()
+            if not lane.lock.acquire(timeout=max(0.0, until - clock.monotonic_s())):
+                return False
         try:
-            body = encode(items)
+            lane.drain(patience)
+            lane.replay(patience)
+        finally:
+            lane.lock.release()
+        return True
+
+    def _encode(
+        self,
+        lane: Lane,
+        *,
+        pause: Pause | None = None,
+        batches: int | None = None,
+        until: float = threading.TIMEOUT_MAX,
+    ) -> bool:
+        """Encode what is queued, or the metrics of now; false when another thread was at it until the deadline."""
+        if not lane.encoding.acquire(timeout=min(threading.TIMEOUT_MAX, max(0.0, until - clock.monotonic_s()))):
+            return False
+        try:
+            if lane.signal == "metrics":
+                self._encode_metrics(lane)
+                return True
+            size = self._settings.max_batch_size
+            for _ in range(0, len(lane.queue), size)[:batches]:
+                self._encode_items(lane, lane.take(size), pause)
+        finally:
+            lane.encoding.release()
+        return True
+
+    def _encode_items(self, lane: Lane, items: Sequence[Any], pause: Pause | None) -> None:
+        if not items:
+            return
+        encoder = self._encoders[lane.signal]
+        encode: Callable[..., bytes] = encoder.spans if lane.signal == "traces" else encoder.logs
+        try:
+            body = encode(items, pause)
         except Exception as error:
             if len(items) == 1:
-                self.ledger.drop(signal, "encoding")
-                logger.error("one of the %s could not be encoded: %r", signal, error)  # noqa: TRY400 - one line is enough
+                self._ledger.drop(lane.signal, "encoding")
+                self._said.append((logging.ERROR, "one of the %s could not be encoded: %r", lane.signal, error))
                 return
             # What can't be encoded must not take the rest of its batch with it
-            middle = len(items) // 2
-            self._deliver_items(signal, items[:middle])
-            self._deliver_items(signal, items[middle:])
+            body = None
+        if body is not None and (len(body) <= _MAX_BODY_BYTES or len(items) == 1):
+            lane.put(len(items), body)
             return
-        self._deliver_body(signal, len(items), body)
+        middle = len(items) // 2
+        self._encode_items(lane, items[:middle], pause)
+        self._encode_items(lane, items[middle:], pause)
 
-    def _export_metrics(self) -> None:
+    def _encode_metrics(self, lane: Lane) -> None:
         if not self._settings.enabled("metrics"):
             return
         try:
@@ -256,106 +349,35 @@ class ExportWorker:
             logger.exception("the metrics could not be collected")
             return
         if points := point_count(scopes):
-            self.ledger.count("metrics", "emitted", points)
+            self._ledger.count("metrics", "emitted", points)
             try:
-                body = self._encoder.metrics(scopes)
+                body = self._encoders["metrics"].metrics(scopes)
             except Exception:
-                self.ledger.drop("metrics", "encoding", points)
+                self._ledger.drop("metrics", "encoding", points)
                 logger.exception("%d metric points could not be encoded", points)
                 return
-            self._deliver_body("metrics", points, body)
+            lane.put(points, body)
 
-    def _deliver_body(self, signal: Signal, items: int, body: bytes) -> None:
-        batch = SpooledBatch(
-            signal=signal,
-            items=items,
-            body=compress(body) if self._compressed else body,
-            compressed=self._compressed,
-        )
-        outcome = self._attempt(batch)
-        if outcome.delivered:
-            self._settle(batch, outcome, "delivered")
-        elif outcome.retry:
-            self._keep(batch)
-        else:
-            self.ledger.drop(signal, "rejected", items)
-            logger.error("%d %s were dropped: %s", items, signal, outcome.problem)
+    def _speak(self) -> None:
+        """Log what there was to say: not before, because a log handler may wait for a thread that waits for this one."""
+        while self._said:
+            level, message, *arguments = self._said.popleft()
+            logger.log(level, message, *arguments)
 
-    def _attempt(self, batch: SpooledBatch) -> Outcome:
-        breaker = self._breaker(batch.signal)
-        if not breaker.allows() and self._deadline is None:
-            return Outcome(retry=True)
-        timeout_s = self._settings.export_timeout_s
-        if self._deadline is not None:
-            timeout_s = min(timeout_s, self._deadline - clock.monotonic_s())
-            if timeout_s <= 0 or (breaker.pause_s > 0 and self._stopping and not breaker.allows()):
-                return Outcome(retry=True)
-        outcome = self._transport.send(
-            batch.signal, batch.body, compressed=batch.compressed, timeout_s=max(0.05, timeout_s)
-        )
-        if outcome.retry:
-            if breaker.trip(outcome.retry_after_s):
-                logger.warning(
-                    "telemetry can't be delivered to %s (%s): it waits in %s and is sent when the address answers",
-                    self._settings.url(batch.signal),
-                    outcome.problem,
-                    self._spool.folder if self._spool else "memory",
-                )
-        elif breaker.mend():
-            logger.info("telemetry is delivered to %s again", self._settings.url(batch.signal))
-        return outcome
 
-    def _settle(self, batch: SpooledBatch, outcome: Outcome, what: str) -> None:
-        rejected = min(outcome.rejected, batch.items)
-        self.ledger.count(batch.signal, what, batch.items - rejected)
-        if rejected:
-            if what == "delivered":
-                self.ledger.drop(batch.signal, "rejected", rejected)
-            logger.warning("the endpoint refused %d of %d %s", rejected, batch.items, batch.signal)
+def _let_others_run() -> None:
+    """Let go of the interpreter, which the encoder would else hold for as long as it may.
 
-    def _keep(self, batch: SpooledBatch) -> None:
-        reason = "no_spool"
-        if self._spool is not None:
-            try:
-                self._spool.append(batch)
-            except OSError as error:
-                reason = "spool_full" if isinstance(error, SpoolFullError) else "spool_error"
-                if not self._spool_warned:
-                    self._spool_warned = True
-                    logger.warning(
-                        "telemetry is dropped, the spool can't take it: %s: "
-                        "make room, or name another folder with CLEW_SPOOL_DIR",
-                        error,
-                    )
-            else:
-                self.ledger.count(batch.signal, "spooled", batch.items)
-                return
-        self.ledger.drop(batch.signal, reason, batch.items)
+    Not for no time at all: this thread would have it back before another one has woken up.
+    """
+    time.sleep(_PAUSE_S)
 
-    def _replay(self) -> None:
-        if self._spool is None or self._spool.is_empty():
-            return
-        if not all(self._breaker(signal).allows() for signal in SIGNALS):
-            return
-        self._spool.replay(self._replay_one, on_lost=self._count_lost, max_batches=_REPLAYED_A_ROUND)
 
-    def _replay_one(self, batch: SpooledBatch, *, own: bool) -> bool:
-        outcome = self._attempt(batch)
-        if outcome.retry:
-            return False
-        if own:
-            self.ledger.count(batch.signal, "spooled", -batch.items)
-        if outcome.delivered:
-            self._settle(batch, outcome, "delivered" if own else "replayed")
-        else:
-            logger.error("%d spooled %s were dropped: %s", batch.items, batch.signal, outcome.problem)
-            if own:
-                self.ledger.drop(batch.signal, "rejected", batch.items)
-        return True
-
-    def _count_lost(self, reason: str, items: int) -> None:
-        logger.warning("%d spooled records were lost: %s", items, reason)
-
-    def _breaker(self, signal: Signal) -> _Breaker:
-        address = self._settings.url(signal).rpartition("/v1/")[0]
-        return self._breakers.setdefault(address, _Breaker())
+def _started(target: Callable[[], None], name: str) -> threading.Thread | None:
+    """Return a thread that was started, or ``None`` where none can start any more: the interpreter is ending."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread

@@ -77,8 +77,7 @@ async def _live(target: Any, app: App, scope: Scope, receive: Receive, send: Sen
     async def sending(message: Message) -> None:
         if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
             # Servers end the process by the signal that stopped them, and then nothing runs at exit
-            settings = runtime.state.settings
-            runtime.flush(settings.shutdown_timeout_s if settings is not None else 5.0)
+            runtime.flush_at_end()
         await send(message)
 
     await app(scope, receive, sending)
