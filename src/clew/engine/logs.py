@@ -89,6 +89,7 @@ class LogStream:
         self._max_length = settings.max_value_length
         self._redactor = redactor
         self._pipeline = pipeline if pipeline is not None and settings.enabled("logs") else None
+        self._add_log = self._pipeline.add_log if self._pipeline is not None else None
         self._service = _service_name(settings, pipeline)
         self._scopes: dict[str, InstrumentationScope] = {}
         self._render = _renderer(settings)
@@ -168,7 +169,7 @@ class LogStream:
             error: the exception that it is about.
         """
         severity = SEVERITIES[level]
-        if severity.threshold < self.level:
+        if severity.threshold < self.level or (self._add_log is None and not self._writes_all):
             return
         try:
             time_ns = clock.now_ns()
@@ -179,9 +180,9 @@ class LogStream:
                 if duration_ns is not None:
                     facts.duration_ns = duration_ns
                     deferred = facts.at_end
-                if error is None and not self._writes_all and self._pipeline is not None:
+                if error is None and not self._writes_all and self._add_log is not None:
                     scope = self._scopes.get(logger_name) or self._scope(logger_name)
-                    self._pipeline.add_log(
+                    self._add_log(
                         _new_tuple(
                             LogItem,
                             (
@@ -232,9 +233,9 @@ class LogStream:
         if len(event) > self._max_length:
             event = clean(event, self._max_length)
         scope = self._scopes.get(logger_name) or self._scope(logger_name)
-        cast("Pipeline", self._pipeline).add_log(
-            LogItem(time_ns, severity.number, severity.text, event, attributes, ids[0], ids[1], ids[3], scope)
-        )
+        number, text = severity.number, severity.text
+        item = _new_tuple(LogItem, (time_ns, number, text, event, attributes, ids[0], ids[1], ids[3], scope))
+        cast("Callable[[LogItem], None]", self._add_log)(item)
 
     def _attributes(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields as they are now: what may change before it is sent is turned into something that does not."""

@@ -104,6 +104,8 @@ class Pipeline:
             keep=build_keep(settings),
         )
         self.logger_provider = LoggerProvider(resource=self.resource, shutdown_on_exit=False)
+        self.add_log: Callable[[LogItem | ReadableLogRecord], None] = self._worker.add_log
+        """Queues one log record."""
         self.logger_provider.add_log_record_processor(_QueueingLogProcessor(self))
         if settings.enabled("metrics"):
             # Metrics go out on a timer, even where no span or log record wakes the worker
@@ -134,10 +136,6 @@ class Pipeline:
     def tracer(self) -> Tracer:
         """Return the tracer that the engine starts its spans with."""
         return cast("Tracer", self.tracer_provider.get_tracer(SCOPE.name, SCOPE.version, SCOPE.schema_url))
-
-    def add_log(self, record: LogItem | ReadableLogRecord) -> None:
-        """Queue one log record."""
-        self._worker.add_log(record)
 
     def collect(self) -> list[ScopeMetrics]:
         """Return the metric points of everything so far: the engine's own, and those of the instruments that libraries made."""

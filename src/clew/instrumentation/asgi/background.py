@@ -38,7 +38,7 @@ def _follow(module: Any) -> None:
 def _traced(call: Any) -> Any:
     @functools.wraps(call)
     async def run(self: Any) -> None:
-        exchange = current_exchange.get()
+        exchange = current_exchange()
         operation = _begin(exchange) if exchange is not None else None
         if exchange is None or operation is None:
             await call(self)

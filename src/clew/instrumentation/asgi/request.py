@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, cast
+
+from opentelemetry.context import create_key
 
 from clew import clock
 from clew.catalog import semconv
@@ -25,7 +26,7 @@ from clew.instrumentation.asgi.incoming import (
 )
 from clew.instrumentation.asgi.protocol import FASTAPI_TELEMETRY_KEY, TRAIL_KEY, App, Message, Receive, Scope, Send
 from clew.instrumentation.asgi.routes import Trail, find_template
-from clew.pipeline.current import attach, detach
+from clew.pipeline.current import attach, detach, get_current
 from clew.pipeline.tracing import CORRELATION_KEY, DeferredSpan
 
 CLIENT_DISCONNECT: Final = "client_disconnect"
@@ -45,8 +46,12 @@ Series = tuple[BoundHistogram, BoundHistogram, BoundHistogram]
 _known_series: Final[dict[Key, Series]] = {}
 _MAX_REMEMBERED: Final = 10_000
 
-current_exchange: ContextVar[HttpExchange | None] = ContextVar("clew_http_exchange", default=None)
-"""The request that the code at hand works for, also after its response."""
+_EXCHANGE_KEY: Final = create_key("clew-http-exchange")
+
+
+def current_exchange() -> HttpExchange | None:
+    """Return the request that the code at hand works for, also after its response."""
+    return cast("HttpExchange | None", get_current().get(_EXCHANGE_KEY))
 
 
 async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, border: Border) -> None:
@@ -59,7 +64,6 @@ async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, bo
         return
     context = exchange.context
     token = attach(context) if context is not None else None
-    current = current_exchange.set(exchange)
     error: BaseException | None = None
     try:
         await app(scope, exchange.receive, exchange.send)
@@ -69,7 +73,6 @@ async def serve_request(app: App, scope: Scope, receive: Receive, send: Send, bo
     finally:
         scope.pop(TRAIL_KEY, None)
         exchange.close(error)
-        current_exchange.reset(current)
         if token is not None:
             detach(token)
 
@@ -138,6 +141,9 @@ class HttpExchange(Operation):
         self._lost: OSError | None = None
         self._trail = Trail()
         self.begin()
+        if self.context is not None:
+            # Nobody has the context yet
+            dict.__setitem__(self.context, _EXCHANGE_KEY, self)
         scope[TRAIL_KEY] = self._trail
         if FASTAPI_TELEMETRY_KEY not in scope:
             scope[FASTAPI_TELEMETRY_KEY] = None
@@ -188,6 +194,8 @@ class HttpExchange(Operation):
             late = self._late_operation()
             late.begin(start_time_ns=self._ended_ns)
             late.finish()
+        # The context leads here, and a circle would wait for the garbage collector
+        self.context = None
 
     def begin_background(self) -> Operation | None:
         """Return the operation of background tasks that are about to run; ``None`` where they are part of some that do."""
