@@ -58,6 +58,12 @@ def test_the_three_signals_arrive_at_exit_without_a_call(otlp_sink, spool_dir):
     assert not list(spool_dir.rglob("*.spool"))
 
 
+def test_counters_alone_are_sent_at_exit(otlp_sink, spool_dir):
+    done = run("import clew\nclew.counter('orders.placed').add(3)", **otlp_sink.environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert otlp_sink.total("orders.placed") == 3
+
+
 def test_an_endpoint_that_refuses_loses_nothing(spool_dir):
     port = closed_port()
     endpoint = f"http://127.0.0.1:{port}"

@@ -174,3 +174,24 @@ def test_loggers_are_made_before_configure_and_used_after(otlp_sink):
     )
     (event,) = lines(run(code))
     assert (event["service"], event["a"], event["logger"]) == ("late", 1, "early")
+
+
+def test_without_lines_logs_still_leave_and_clew_still_warns(otlp_sink, spool_dir):
+    code = """
+import clew
+from clew.diagnostics import report
+clew.get_logger("app").error("order.failed", order_id=17)
+with clew.span("work"): pass
+report("app", "a thing that only clew knows of")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **otlp_sink.environment, "CLEW_LOG_FORMAT": "none"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [log.attributes["order_id"] for log in otlp_sink.logs if log.body == "order.failed"] == [17]
+    assert "order.failed" not in done.stderr
+    assert "a thing that only clew knows of" in done.stderr

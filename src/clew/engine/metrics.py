@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib
 import math
 import threading
 from collections.abc import Callable, Iterable
@@ -161,6 +164,28 @@ def _declaration(
     )
 
 
+@functools.cache
+def _see_to_the_exit() -> None:
+    """Have the metrics sent at exit, also of a process in which nothing else makes clew configure itself."""
+    # Where threads can still be started, which the SDK does to find out what the process is: atexit comes too late for that
+    register: Any = getattr(threading, "_register_atexit", atexit.register)
+    importlib.import_module("concurrent.futures.thread")
+    register(_send_at_exit)
+
+
+def _send_at_exit() -> None:
+    from clew.engine import runtime
+
+    if runtime.state.settings is None:
+        runtime.ready()
+        runtime.shutdown()
+
+
+def _of_the_app(kind: type[Kind], declaration: Metric, *, open_labels: bool) -> Kind:
+    _see_to_the_exit()
+    return registry.get(kind, declaration, open_labels=open_labels)
+
+
 def counter(name: str, *, unit: str = "", description: str = "", labels: Iterable[str] | None = None) -> Counter:
     """Return the counter of a name.
 
@@ -175,7 +200,7 @@ def counter(name: str, *, unit: str = "", description: str = "", labels: Iterabl
         >>> clew.counter("orders.placed", unit="{order}", labels=("channel",)).add(1, channel="web")
     """
     declaration = _declaration(name, "counter", unit, description, labels or ())
-    return registry.get(Counter, declaration, open_labels=labels is None)
+    return _of_the_app(Counter, declaration, open_labels=labels is None)
 
 
 def up_down_counter(
@@ -183,13 +208,13 @@ def up_down_counter(
 ) -> UpDownCounter:
     """Return the up-down counter of a name; see :func:`counter`."""
     declaration = _declaration(name, "up_down_counter", unit, description, labels or ())
-    return registry.get(UpDownCounter, declaration, open_labels=labels is None)
+    return _of_the_app(UpDownCounter, declaration, open_labels=labels is None)
 
 
 def gauge(name: str, *, unit: str = "", description: str = "", labels: Iterable[str] | None = None) -> Gauge:
     """Return the gauge of a name; see :func:`counter`."""
     declaration = _declaration(name, "gauge", unit, description, labels or ())
-    return registry.get(Gauge, declaration, open_labels=labels is None)
+    return _of_the_app(Gauge, declaration, open_labels=labels is None)
 
 
 def histogram(
@@ -211,7 +236,7 @@ def histogram(
         >>> clew.histogram("upload.size", unit="By", buckets="exponential").record(52_133)
     """
     declaration = _declaration(name, "histogram", unit, description, labels or (), buckets)
-    return registry.get(Histogram, declaration, open_labels=labels is None)
+    return _of_the_app(Histogram, declaration, open_labels=labels is None)
 
 
 def timer(name: str, /, **labels: Any) -> Timer:

@@ -96,7 +96,7 @@ class Pipeline:
         )
         self.tracer_provider = TracerProvider(
             self._worker.add_span,
-            flush=self.flush,
+            flush=self._worker.flush,
             resource=self.resource,
             sampler=build_sampler(settings),
             id_generator=build_id_generator(settings),

@@ -534,7 +534,10 @@ class TracerProvider(sdk.TracerProvider):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Send what is queued, and let the processors that others have added do the same."""
-        return self._flush(timeout_millis / 1000)
+        until_ns = clock.monotonic_ns() + timeout_millis * 1_000_000
+        sent = self._flush(timeout_millis / 1000)
+        left_millis = max(0, until_ns - clock.monotonic_ns()) // 1_000_000
+        return super().force_flush(left_millis) and sent
 
     def shutdown(self) -> None:
         """Send what is queued, and shut down the processors that others have added."""

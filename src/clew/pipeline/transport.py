@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Protocol
-
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from typing import Final, Protocol
 
 from clew.clock import utc_now
 from clew.settings import Destination, Settings, Signal
 
 GZIP_LEVEL: Final = 1
 
-_RESPONSES: Final[dict[Signal, Any]] = {
-    "traces": ExportTraceServiceResponse,
-    "metrics": ExportMetricsServiceResponse,
-    "logs": ExportLogsServiceResponse,
+_RESPONSES: Final[dict[Signal, tuple[str, str]]] = {
+    "traces": ("opentelemetry.proto.collector.trace.v1.trace_service_pb2", "ExportTraceServiceResponse"),
+    "metrics": ("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2", "ExportMetricsServiceResponse"),
+    "logs": ("opentelemetry.proto.collector.logs.v1.logs_service_pb2", "ExportLogsServiceResponse"),
 }
 _REJECTED: Final[dict[Signal, str]] = {
     "traces": "rejected_spans",
@@ -140,7 +137,9 @@ def delivered(signal: Signal, answer: bytes) -> Outcome:
     if not answer:
         return Outcome(delivered=True)
     try:
-        partial = _RESPONSES[signal].FromString(answer).partial_success
+        # Most endpoints answer with nothing: protobuf, which takes long to import, is only needed for those that say more
+        module, name = _RESPONSES[signal]
+        partial = getattr(importlib.import_module(module), name).FromString(answer).partial_success
         return Outcome(
             delivered=True,
             rejected=max(0, int(getattr(partial, _REJECTED[signal]))),
