@@ -106,6 +106,7 @@ class RequestFacts:
         "_path",
         "_query",
         "_server",
+        "_started",
         "_version",
         "correlation_id",
         "duration_ns",
@@ -128,6 +129,7 @@ class RequestFacts:
         self._server = get("server")
         self._host = headers.get(b"host")
         self._agent = headers.get(b"user-agent")
+        self._started: dict[str, Any] | None = None
         self.status = 0
         self.route: str | None = None
         self.error_type: str | None = None
@@ -158,6 +160,12 @@ class RequestFacts:
 
     def start(self) -> dict[str, Any]:
         """Return the attributes that are known from the start."""
+        started = self._started
+        if started is None:
+            started = self._started = self._start()
+        return started.copy()
+
+    def _start(self) -> dict[str, Any]:
         method = self.method
         attributes: dict[str, Any] = {
             semconv.HTTP_REQUEST_METHOD: method if method in KNOWN_METHODS else OTHER_METHOD,
