@@ -181,7 +181,9 @@ def test_without_lines_logs_still_leave_and_clew_still_warns(otlp_sink, spool_di
 import clew
 from clew.diagnostics import report
 clew.get_logger("app").error("order.failed", order_id=17)
-with clew.span("work"): pass
+try:
+    with clew.job("digest"): raise ValueError("planted")
+except ValueError: pass
 report("app", "a thing that only clew knows of")
 """
     done = subprocess.run(
@@ -193,5 +195,7 @@ report("app", "a thing that only clew knows of")
         check=True,
     )
     assert [log.attributes["order_id"] for log in otlp_sink.logs if log.body == "order.failed"] == [17]
+    assert [log.body for log in otlp_sink.logs if log.body == "job_error"] == ["job_error"]
     assert "order.failed" not in done.stderr
+    assert "job_error" not in done.stderr
     assert "a thing that only clew knows of" in done.stderr

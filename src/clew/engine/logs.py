@@ -207,7 +207,8 @@ class LogStream:
             if self._pipeline is not None:
                 attributes = self._attributes(fields)
                 self._queue(time_ns, severity, event, logger_name, attributes, thread, error, stacktrace)
-            if self._writes_all or (severity.threshold >= logging.WARNING and _is_own(logger_name)):
+            # What happens to the app's own work is no warning of clew's
+            if self._writes_all:
                 self._write(time_ns, level, event, logger_name, fields, None, thread, stacktrace)
         except Exception as problem:
             report("log", problem)
