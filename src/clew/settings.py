@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -128,6 +129,19 @@ def _plugin(group: str, built_in: tuple[str, ...]) -> AfterValidator:
 def _ratio(value: Any, known: ValidationInfo) -> Any:
     """Leave to a package's sampler what its argument means."""
     return value if known.data.get("sampler", SAMPLERS[0]) in SAMPLERS else 1.0
+
+
+def _database_url(value: str | None) -> str | None:
+    if not value:
+        return None
+    scheme, separator, rest = value.partition("://")
+    # Heroku's and libpq's name for it, and the driver that clew brings
+    scheme = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}.get(scheme, scheme)
+    if not separator or scheme not in ("sqlite", "postgresql+psycopg"):
+        raise ValueError("must be sqlite:////path/to/file.db or postgresql://user:password@host/name")
+    if scheme == "sqlite" and rest in ("", "/", "/:memory:"):
+        raise ValueError("must name a file: a database in memory is not durable")
+    return f"{scheme}://{rest}"
 
 
 def _headers(value: dict[str, str]) -> dict[str, str]:
@@ -386,6 +400,28 @@ class Settings(BaseSettings):
     metrics_path: Annotated[str, BeforeValidator(_path_or_none)] = Field(default="/metrics", pattern=r"^(/[^\s?#]*)?$")
     """Where an instrumented app answers in Prometheus's format; ``none``, or empty in code, switches it off."""
 
+    # Durable records
+    history: bool = True
+    """Whether runs of jobs, messages, tasks of agents and results of health checks are kept in a database."""
+    database_url: Annotated[str | None, AfterValidator(_database_url)] = None
+    """Where they are kept: ``sqlite:////path/history.db`` or ``postgresql://user:password@host/name``; by default an SQLite file,
+    ``clew/history.db`` in the user's state folder."""
+    database_auto_upgrade: bool = False
+    """Whether tables in PostgreSQL are made and changed without being asked to by ``clew db upgrade``, as those in SQLite are."""
+    payload_max_bytes: int = Field(default=16_384, ge=256)
+    """How much is kept of a result, of metadata, of a message's body, of a traceback."""
+    heartbeat_s: float = Field(default=10.0, ge=0.1, le=3600)
+    """How often a process says that its runs go on; one that is silent for four times as long is ``lost``."""
+    retention_s: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode, BeforeValidator(_pairs)] = Field(
+        default_factory=dict
+    )
+    """How long records are kept before they are archived, by table: ``job_runs=2592000,health_checks=604800``; by default 90
+    days, and a week for health checks."""
+    archive_dir: Path | None = None
+    """Where archived records go; by default ``clew/archive`` in the user's state folder."""
+    admin_token: SecretStr | None = Field(default=None, min_length=8)
+    """Opens details of health, and control over jobs, to who sends it as a bearer token; without it to this machine only."""
+
     # For tests
     strict: bool = False
     """A bad value given to the facade raises, instead of being coerced and counted."""
@@ -493,8 +529,19 @@ class Settings(BaseSettings):
         """Return the folder in which unsent telemetry of this user's processes waits."""
         if self.spool_dir is not None:
             return self.spool_dir
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return Path(state) / "clew" / "spool"
+        return _state_folder() / "spool"
+
+    def history_url(self) -> str:
+        """Return the address of the database that keeps the durable records."""
+        return self.database_url or f"sqlite:///{_state_folder() / 'history.db'}"
+
+    def archive_path(self) -> Path:
+        """Return the folder that archived records go to."""
+        return self.archive_dir or _state_folder() / "archive"
+
+
+def _state_folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "clew"
 
 
 def variable(field: str) -> str:
@@ -532,6 +579,6 @@ def _sentences(cls: type[Settings], error: ValidationError, given: dict[str, Any
         allowed = item["msg"].removeprefix("Value error, ")
         value = repr(os.environ.get(name, item["input"]))
         # What may carry credentials is not repeated
-        shown = "..." if field.endswith("headers") or "@" in value else value
+        shown = "..." if field.endswith(("headers", "token")) or "@" in value else value
         sentences.append(f"{name}={shown}: {allowed[0].lower()}{allowed[1:]}.")
     return sentences

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol
 
 from clew import clock, diagnostics
 from clew.catalog.metrics import TELEMETRY_DELIVERED, TELEMETRY_DROPPED, TELEMETRY_EMITTED, TELEMETRY_PENDING
@@ -54,7 +54,20 @@ class State:
     capturing: bool = False
 
 
+class Part(Protocol):
+    """Something beside telemetry that is flushed and ended with the process, such as the durable records."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Write what waits; return whether all of it was handled."""
+        ...
+
+    def shutdown(self, timeout_s: float) -> bool:
+        """Write what waits and stop; return whether all of it was handled."""
+        ...
+
+
 state: Final = State()
+_parts: Final[list[Part]] = []
 _lock = threading.RLock()
 _exit_registered = False
 _held_up_s = 0.0
@@ -62,6 +75,8 @@ _ending: _Ending | None = None
 
 # What a step at the end of the process may take even where the steps before it have used up the deadline
 _LEAST_ENDING_S: Final = 0.5
+# What is kept of the deadline for telemetry when jobs and records take as long as they may
+_TELEMETRY_ENDING_S: Final = 1.0
 
 
 def configure(**given: Any) -> None:
@@ -173,11 +188,32 @@ def flush(timeout_s: float = 5.0) -> bool:
         >>> clew.flush(timeout_s=2.0)
         True
     """
+    until = clock.monotonic_s() + timeout_s
     try:
-        return state.pipeline.flush(timeout_s) if state.pipeline is not None else True
+        done = _each_part("flush", until)
+        left_s = max(0.0, until - clock.monotonic_s())
+        return (state.pipeline.flush(left_s) if state.pipeline is not None else True) and done
     except Exception as error:
         diagnostics.report("flush", error)
         return False
+
+
+def add_part(part: Part) -> None:
+    """Have something flushed with telemetry, and ended before it within the same deadline. Once is enough; the last is first."""
+    with _lock:
+        if part not in _parts:
+            _parts.append(part)
+
+
+def _each_part(what: Literal["flush", "shutdown"], until: float) -> bool:
+    done = True
+    for part in reversed(_parts):
+        try:
+            done = getattr(part, what)(max(0.0, until - clock.monotonic_s())) and done
+        except Exception as error:
+            diagnostics.report(what, error)
+            done = False
+    return done
 
 
 def flush_at_end() -> bool:
@@ -190,11 +226,12 @@ def flush_at_end() -> bool:
     """
     global _held_up_s
     pipeline = state.pipeline
-    if pipeline is None:
-        return True
     started = clock.monotonic_s()
+    until = started + _left_to_end_s()
     try:
-        return pipeline.flush(_left_to_end_s(), ending=True)
+        done = _each_part("flush", until)
+        left_s = max(_LEAST_ENDING_S, until - clock.monotonic_s())
+        return (pipeline.flush(left_s, ending=True) if pipeline is not None else True) and done
     except Exception as error:
         diagnostics.report("flush", error)
         return False
@@ -218,15 +255,13 @@ def shutdown(timeout_s: float | None = None) -> bool:
     """
     global _ending
     with _lock:
-        pipeline, state.pipeline, state.tracer = state.pipeline, None, None
         ending = _ending
-        if pipeline is not None:
-            ending = _ending = _Ending(
-                pipeline=pipeline, timeout_s=_left_to_end_s() if timeout_s is None else max(0.0, timeout_s)
-            )
+        begins = (state.pipeline is not None or _parts) if ending is None else (ending.is_over and state.pipeline)
+        if begins:
+            ending = _ending = _Ending(timeout_s=_left_to_end_s() if timeout_s is None else max(0.0, timeout_s))
     if ending is None:
         return True
-    if pipeline is not None:
+    if begins:
         # In a thread of its own: what interrupts this one, such as a signal's handler, can wait for it as well
         thread = threading.Thread(target=ending.run, name="clew-shutdown", daemon=True)
         try:
@@ -238,26 +273,35 @@ def shutdown(timeout_s: float | None = None) -> bool:
 
 
 class _Ending:
-    """The one shutdown of a pipeline, for all who ask for it: a server, a signal's handler, the interpreter's end."""
+    """The one shutdown of the process, for all who ask for it: a server, a signal's handler, the interpreter's end."""
 
-    def __init__(self, *, pipeline: Pipeline, timeout_s: float) -> None:
-        self._pipeline = pipeline
-        self._timeout_s = timeout_s
+    def __init__(self, *, timeout_s: float) -> None:
         self._until = clock.monotonic_s() + timeout_s
+        self._for_telemetry_s = min(_TELEMETRY_ENDING_S, timeout_s / 2)
         self._done = threading.Event()
         self._finished = False
 
+    @property
+    def is_over(self) -> bool:
+        return self._done.is_set()
+
     def run(self) -> None:
+        pipeline: Pipeline | None = None
         try:
-            self._finished = self._pipeline.shutdown(self._timeout_s)
+            # First, because what they do at their end is telemetry, too
+            done = _each_part("shutdown", self._until - self._for_telemetry_s)
+            with _lock:
+                pipeline, state.pipeline, state.tracer = state.pipeline, None, None
+            left_s = max(_LEAST_ENDING_S if _parts else 0.0, self._until - clock.monotonic_s())
+            self._finished = (pipeline is None or pipeline.shutdown(left_s)) and done
         except Exception as error:
             diagnostics.report("shutdown", error)
         finally:
             self._done.set()
         with _lock:
-            if state.settings is not None and state.pipeline is None:
+            if state.settings is not None and pipeline is not None and state.pipeline is None:
                 # What is logged from now on is still written to the terminal
-                state.log_stream = logs.LogStream(state.settings, self._pipeline.redactor, None)
+                state.log_stream = logs.LogStream(state.settings, pipeline.redactor, None)
                 logs.install(state.log_stream)
 
     def wait(self) -> bool:
