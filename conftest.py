@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
             patch.delenv(name)
     spool = tempfile.TemporaryDirectory(prefix="clew-spool-")
     patch.setenv("CLEW_SPOOL_DIR", spool.name)
+    patch.setenv("CLEW_DATABASE_URL", f"sqlite:///{spool.name}/history.db")
     config.add_cleanup(spool.cleanup)
     config.add_cleanup(patch.undo)
 

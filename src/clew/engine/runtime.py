@@ -9,7 +9,7 @@ import multiprocessing.util
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -24,6 +24,7 @@ from clew.engine.metrics import registry
 from clew.pipeline.ledger import Account
 from clew.pipeline.providers import Pipeline
 from clew.pipeline.redaction import Redactor
+from clew.pipeline.resource import build_resource
 from clew.pipeline.tracing import Tracer
 from clew.pipeline.transport import Transport
 from clew.settings import SIGNALS, Settings, Signal
@@ -164,6 +165,13 @@ def ready() -> State:
     if state.settings is None:
         configure()
     return state
+
+
+def resource_attributes() -> Mapping[str, Any]:
+    """Return what tells this process apart in telemetry: ``service.name``, ``service.instance.id`` and others."""
+    if state.pipeline is not None:
+        return state.pipeline.resource.attributes
+    return build_resource(ready().settings or Settings()).attributes
 
 
 def current_log_stream() -> logs.LogStream:

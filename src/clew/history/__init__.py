@@ -1,0 +1,1 @@
+"""The durable records: rows about jobs, messages, agents and health, in SQLite or PostgreSQL."""

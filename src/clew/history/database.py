@@ -1,0 +1,207 @@
+"""The database of the durable records: how it is connected to, and whether its tables are those that this version writes.
+
+Sources: https://www.sqlite.org/wal.html, https://www.postgresql.org/docs/current/libpq-connect.html
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from clew.diagnostics import ClewError
+from clew.history.migrations import HEAD
+
+VERSION_TABLE: Final = "clew_alembic_version"
+_WRITES: Final = "clew_writes"
+_UPGRADE_LOCK: Final = 0x636C6577  # "clew", as the key of PostgreSQL's advisory lock
+_CONNECT_TIMEOUT_S: Final = 3
+_BUSY_TIMEOUT_S: Final = 5.0
+
+
+class DatabaseError(ClewError):
+    """The database of the durable records can't be used: the message says why, and the mend."""
+
+
+class Database:
+    """A database by its URL. Nothing is connected to before it is used; a forked child connects anew.
+
+    Args:
+        url: ``sqlite:///...`` or ``postgresql+psycopg://...``, as :meth:`clew.settings.Settings.history_url` returns it.
+
+    Raises:
+        DatabaseError: the URL can't be read, or its driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.url: URL = make_url(url)
+            self.engine = _engine(self.url)
+        except ModuleNotFoundError as error:
+            raise DatabaseError(
+                f"{error.name} is missing, which PostgreSQL needs: pip install 'clew[postgresql]'"
+            ) from error
+        except SQLAlchemyError as error:
+            raise DatabaseError(f"CLEW_DATABASE_URL can't be read: {error}") from error
+        known = weakref.ref(self)
+
+        def forget_connections() -> None:
+            if (living := known()) is not None:
+                living.engine.dispose(close=False)
+
+        os.register_at_fork(after_in_child=forget_connections)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Tell whether it is a file."""
+        return self.url.get_backend_name() == "sqlite"
+
+    def __str__(self) -> str:
+        """Return the URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Return a connection within a transaction that will write: it is committed at the end of the block."""
+        with self.engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Return a connection within a transaction that sees one state of the database."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def current(self) -> str | None:
+        """Return the revision of the tables; ``None`` where there are none."""
+        with self.read() as connection:
+            return _revision(connection)
+
+    def ensure(self, *, auto_upgrade: bool) -> None:
+        """Make the tables those that this version writes, where that may be done without asking.
+
+        Args:
+            auto_upgrade: may be done in PostgreSQL, too.
+
+        Raises:
+            DatabaseError: it has to be asked for, or the tables are newer than this version of clew.
+        """
+        if self.is_sqlite and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        revision = self.current()
+        if revision == HEAD:
+            return
+        if not (self.is_sqlite or auto_upgrade):
+            raise DatabaseError(
+                f"the tables in {self} are {f'at revision {revision}' if revision else 'not there yet'}, and clew needs "
+                f"{HEAD}: run 'clew db upgrade', or set CLEW_DATABASE_AUTO_UPGRADE=true"
+            )
+        self.upgrade()
+
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the tables to a newer revision, one process at a time.
+
+        Raises:
+            DatabaseError: they are newer than this version of clew knows.
+        """
+        self._migrate("upgrade", revision)
+
+    def downgrade(self, revision: str) -> None:
+        """Take the tables back to an older revision; what only newer tables have is lost."""
+        self._migrate("downgrade", revision)
+
+    def differences(self) -> list[str]:
+        """Return how the tables differ from what this version writes; an empty list where they do not.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the database can't be read.
+        """
+        from alembic.autogenerate import compare_metadata
+        from alembic.migration import MigrationContext
+
+        from clew.history.models import Base
+
+        with self.read() as connection:
+            context = MigrationContext.configure(
+                connection, opts={"version_table": VERSION_TABLE, "include_name": _is_ours}
+            )
+            return [str(difference) for difference in compare_metadata(context, Base.metadata)]
+
+    def _migrate(self, verb: Literal["upgrade", "downgrade"], revision: str) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util import CommandError
+
+        quiet = logging.getLogger("alembic")
+        if quiet.level == logging.NOTSET:
+            # It tells of each of its own parts
+            quiet.setLevel(logging.WARNING)
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        config.set_main_option("path_separator", "os")
+        with self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+            found = _revision(connection)
+            config.attributes["connection"] = connection
+            try:
+                getattr(command, verb)(config, revision)
+            except CommandError as error:
+                raise DatabaseError(
+                    f"the tables in {self} are at revision {found}, which this version of clew does not know: upgrade clew"
+                ) from error
+
+
+def _is_ours(name: str | None, kind: str, _parents: Any) -> bool:
+    from clew.history.models import Base
+
+    # The database may be the app's own, with tables of other names
+    return kind != "table" or name in Base.metadata.tables
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
+    return found
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(
+            url,
+            pool_size=2,
+            max_overflow=8,
+            pool_timeout=_BUSY_TIMEOUT_S,
+            connect_args={
+                "connect_timeout": _CONNECT_TIMEOUT_S,
+                # A peer that is gone without a word is noticed
+                "tcp_user_timeout": 5_000,
+                "keepalives_idle": 30,
+                "application_name": "clew",
+                "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC",
+            },
+        )
+    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: object) -> None:
+        # Transactions are begun below: the driver begins them too late to lock what will be written
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
