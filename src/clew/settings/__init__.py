@@ -6,19 +6,13 @@ Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-v
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -29,6 +23,40 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from clew.diagnostics import ClewError
+from clew.settings.signals import SIGNALS, Compression, Destination, Protocol, Signal, SignalSettings
+from clew.settings.values import (
+    ID_GENERATOR_GROUP,
+    ID_GENERATORS,
+    SAMPLER_GROUP,
+    SAMPLERS,
+    Endpoint,
+    Headers,
+    Milliseconds,
+    Pairs,
+    Words,
+    database_address,
+    lower,
+    pairs,
+    path_or_none,
+    plugin,
+    ratio,
+)
+
+__all__ = [
+    "ID_GENERATORS",
+    "ID_GENERATOR_GROUP",
+    "SAMPLERS",
+    "SAMPLER_GROUP",
+    "SIGNALS",
+    "Compression",
+    "Destination",
+    "Protocol",
+    "Settings",
+    "SettingsError",
+    "Signal",
+    "SignalSettings",
+    "variable",
+]
 
 Exporter = Literal["otlp", "none"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
@@ -36,195 +64,18 @@ LogFormat = Literal["auto", "console", "json", "none"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 HistogramAggregation = Literal["explicit_bucket_histogram", "base2_exponential_bucket_histogram"]
 ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
-Signal = Literal["traces", "metrics", "logs"]
-SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
-SAMPLERS = (
-    "always_on",
-    "always_off",
-    "traceidratio",
-    "parentbased_always_on",
-    "parentbased_always_off",
-    "parentbased_traceidratio",
-)
-SAMPLER_GROUP = "opentelemetry_traces_sampler"
-ID_GENERATORS = ("random",)
-ID_GENERATOR_GROUP = "opentelemetry_id_generator"
-Protocol = Literal["http/protobuf", "grpc"]
-Compression = Literal["gzip", "none"]
 
 _HTTP_ENDPOINT: Final = "http://localhost:4318"
 _GRPC_ENDPOINT: Final = "http://localhost:4317"
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class SettingsError(ClewError):
     """A setting can't be used: the message names the variable, the value and what is allowed."""
 
 
-def _lower(value: Any) -> Any:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _milliseconds(value: Any) -> Any:
-    """Turn the specification's milliseconds into the seconds that clew counts in."""
-    if isinstance(value, str):
-        try:
-            return float(value) / 1000
-        except ValueError:
-            raise ValueError("must be a number of milliseconds") from None
-    return value
-
-
-def _pairs(value: Any) -> Any:
-    """Read the specification's list of ``key=value`` pairs, with percent-encoded values."""
-    if not isinstance(value, str):
-        return value
-    pairs: dict[str, str] = {}
-    for part in filter(None, (item.strip() for item in value.split(","))):
-        key, equals, text = part.partition("=")
-        if not equals or not key.strip():
-            raise ValueError("must be a comma-separated list of key=value pairs")
-        pairs[key.strip()] = unquote(text.strip())
-    return pairs
-
-
-def _path_or_none(value: Any) -> Any:
-    """Take the word by which the specification switches exporters off: an empty variable counts as one that is not set."""
-    return "" if _lower(value) == "none" else value
-
-
-def _words(value: Any) -> Any:
-    return tuple(filter(None, (item.strip() for item in value.split(",")))) if isinstance(value, str) else value
-
-
-def _endpoint(value: str, info: ValidationInfo) -> str:
-    grpc = info.data.get("protocol") == "grpc"
-    parts = urlsplit(value if "://" in value or not grpc else f"//{value}")
-    try:
-        port = parts.port
-    except ValueError:
-        raise ValueError("the port must be a number from 1 to 65535") from None
-    # Over gRPC the specification has host:port as well; OTEL_EXPORTER_OTLP_INSECURE then tells whether it is TLS
-    if parts.scheme not in ("http", "https", *([""] if grpc else [])) or not parts.hostname or port == 0:
-        raise ValueError("must be an http:// or https:// address, such as http://localhost:4318")
-    if parts.username is not None:
-        raise ValueError("credentials belong in OTEL_EXPORTER_OTLP_HEADERS, not in the address")
-    return value.rstrip("/")
-
-
-def _plugin(group: str, built_in: tuple[str, ...]) -> AfterValidator:
-    """Take a name of clew's own, or one that an installed package has registered."""
-
-    def known(value: str) -> str:
-        value = value.strip()
-        if value.lower() in built_in:
-            return value.lower()
-        if not entry_points(group=group, name=value):
-            raise ValueError(f"must be {', '.join(built_in)} or a name that a package registers under {group}")
-        return value
-
-    return AfterValidator(known)
-
-
-def _ratio(value: Any, known: ValidationInfo) -> Any:
-    """Leave to a package's sampler what its argument means."""
-    return value if known.data.get("sampler", SAMPLERS[0]) in SAMPLERS else 1.0
-
-
-def _database_url(value: str | None) -> str | None:
-    if not value:
-        return None
-    scheme, separator, rest = value.partition("://")
-    # Heroku's and libpq's name for it, and the driver that clew brings
-    scheme = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}.get(scheme, scheme)
-    if not separator or scheme not in ("sqlite", "postgresql+psycopg"):
-        raise ValueError("must be sqlite:////path/to/file.db or postgresql://user:password@host/name")
-    if scheme == "sqlite" and rest in ("", "/", "/:memory:"):
-        raise ValueError("must name a file: a database in memory is not durable")
-    return f"{scheme}://{rest}"
-
-
-def _headers(value: dict[str, str]) -> dict[str, str]:
-    if not all(_HEADER_NAME.fullmatch(name) for name in value):
-        raise ValueError("names of headers must be letters, digits and hyphens")
-    if not all(text.isascii() and text.isprintable() for text in value.values()):
-        raise ValueError("values of headers must be printable ASCII characters")
-    return value
-
-
-Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
-Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
-Headers = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_headers)]
-
-
 def _otel(name: str) -> AliasChoices:
     """Let a field be given by its specified variable, or by its own name in code."""
     return AliasChoices(f"OTEL_{name.upper()}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Destination:
-    """Where one signal goes, and how: what is set for it, else what is set for all.
-
-    Attributes:
-        url: the whole address of the signal over HTTP; over gRPC the endpoint's.
-        protocol: ``http/protobuf`` or ``grpc``.
-        headers: sent with every batch.
-        compression: ``gzip`` or ``none``.
-        timeout_s: how long an answer is waited for, in seconds.
-        insecure: without TLS, where a gRPC endpoint is given without ``http://`` or ``https://``.
-        certificate: the authority's certificate, or ``None`` for those of the system.
-        client_certificate: this client's certificate, for mutual TLS, or ``None``.
-        client_key: its key, or ``None``.
-    """
-
-    url: str
-    protocol: Protocol
-    headers: dict[str, str]
-    compression: Compression
-    timeout_s: float
-    insecure: bool
-    certificate: Path | None
-    client_certificate: Path | None
-    client_key: Path | None
-
-    @property
-    def address(self) -> str:
-        """Return scheme, host and port: what answers, or does not, for every signal that goes there."""
-        parts = urlsplit(self.url if "://" in self.url else f"//{self.url}")
-        return f"{parts.scheme}://{parts.netloc}"
-
-
-class SignalSettings(BaseModel):
-    """What is set for one signal alone; what is not falls back to the setting for all.
-
-    Example:
-        >>> Settings(traces={"endpoint": "http://traces:4318/v1/traces"}).destination("traces").url
-        'http://traces:4318/v1/traces'
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    protocol: Annotated[Protocol, BeforeValidator(_lower)] | None = None
-    """Whether it goes over HTTP or gRPC."""
-    endpoint: Endpoint | None = None
-    """The whole address: nothing is added to its path."""
-    headers: Headers | None = None
-    """In the place of the headers for all."""
-    compression: Annotated[Compression, BeforeValidator(_lower)] | None = None
-    """How its batches are compressed."""
-    export_timeout_s: Annotated[Milliseconds, Field(gt=0)] | None = None
-    """How long an answer is waited for; the variable is in milliseconds."""
-    insecure: bool | None = None
-    """Whether gRPC goes without TLS, where the endpoint is ``host:port``."""
-    certificate: Path | None = None
-    """The certificate of the authority that the endpoint's is signed by (PEM)."""
-    client_certificate: Path | None = None
-    """This client's certificate, for mutual TLS (PEM)."""
-    client_key: Path | None = None
-    """The key of this client's certificate (PEM)."""
 
 
 class _SignalVariables(PydanticBaseSettingsSource):
@@ -273,21 +124,21 @@ class Settings(BaseSettings):
     # What is on
     sdk_disabled: bool = Field(default=False, validation_alias=_otel("sdk_disabled"))
     """Switches telemetry off as a whole; log lines are still printed."""
-    traces_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
+    traces_exporter: Annotated[Exporter, BeforeValidator(lower)] = Field(
         default="otlp", validation_alias=_otel("traces_exporter")
     )
     """``none`` switches traces off."""
-    metrics_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
+    metrics_exporter: Annotated[Exporter, BeforeValidator(lower)] = Field(
         default="otlp", validation_alias=_otel("metrics_exporter")
     )
     """``none`` switches metrics off."""
-    logs_exporter: Annotated[Exporter, BeforeValidator(_lower)] = Field(
+    logs_exporter: Annotated[Exporter, BeforeValidator(lower)] = Field(
         default="otlp", validation_alias=_otel("logs_exporter")
     )
     """``none`` switches the export of logs off; lines are still printed."""
 
     # Where it goes
-    protocol: Annotated[Protocol, BeforeValidator(_lower)] = Field(
+    protocol: Annotated[Protocol, BeforeValidator(lower)] = Field(
         default="http/protobuf", validation_alias=_otel("exporter_otlp_protocol")
     )
     """``http/protobuf``, or ``grpc`` with ``pip install "clew[grpc]"``."""
@@ -295,7 +146,7 @@ class Settings(BaseSettings):
     """Where telemetry is sent; over HTTP ``/v1/traces`` and its siblings are added. Over gRPC the default's port is 4317."""
     headers: Headers = Field(default_factory=dict, validation_alias=_otel("exporter_otlp_headers"))
     """Headers of every post, percent-encoded: ``Authorization=Bearer%20...``."""
-    compression: Annotated[Compression, BeforeValidator(_lower)] = Field(
+    compression: Annotated[Compression, BeforeValidator(lower)] = Field(
         default="gzip", validation_alias=_otel("exporter_otlp_compression")
     )
     """How posts are compressed."""
@@ -323,16 +174,16 @@ class Settings(BaseSettings):
     """What is set for logs alone: see below."""
 
     # How much of it
-    sampler: Annotated[str, _plugin(SAMPLER_GROUP, SAMPLERS)] = Field(
+    sampler: Annotated[str, plugin(SAMPLER_GROUP, SAMPLERS)] = Field(
         default="parentbased_always_on", validation_alias=_otel("traces_sampler")
     )
     """Which traces are recorded; a caller's "not sampled" is not the last word. A package's sampler goes by the name that it is
     registered under, and gets the variable ``OTEL_TRACES_SAMPLER_ARG`` as it is."""
-    sampler_ratio: Annotated[float, BeforeValidator(_ratio)] = Field(
+    sampler_ratio: Annotated[float, BeforeValidator(ratio)] = Field(
         default=1.0, ge=0, le=1, validation_alias=_otel("traces_sampler_arg")
     )
     """The share of traces that a ``traceidratio`` sampler records, from 0 to 1."""
-    id_generator: Annotated[str, _plugin(ID_GENERATOR_GROUP, ID_GENERATORS)] = Field(
+    id_generator: Annotated[str, plugin(ID_GENERATOR_GROUP, ID_GENERATORS)] = Field(
         default="random", validation_alias=_otel("python_id_generator")
     )
     """Makes the ids of traces and spans; another than ``random`` by the name that a package registers it under."""
@@ -353,17 +204,17 @@ class Settings(BaseSettings):
     """Characters that are kept of an attribute's value."""
     max_series: int = Field(default=2_000, ge=1)
     """Series of one metric; further label values are counted together under ``otel.metric.overflow``."""
-    metrics_temporality: Annotated[Temporality, BeforeValidator(_lower)] = Field(
+    metrics_temporality: Annotated[Temporality, BeforeValidator(lower)] = Field(
         default="cumulative", validation_alias=_otel("exporter_otlp_metrics_temporality_preference")
     )
     """What a sent point tells of: ``cumulative`` of everything so far, ``delta`` of what came since the last one, ``lowmemory`` the
     same but for observable counters."""
-    histogram_aggregation: Annotated[HistogramAggregation, BeforeValidator(_lower)] = Field(
+    histogram_aggregation: Annotated[HistogramAggregation, BeforeValidator(lower)] = Field(
         default="explicit_bucket_histogram",
         validation_alias=_otel("exporter_otlp_metrics_default_histogram_aggregation"),
     )
     """The buckets of histograms for which the app names none; ``base2_exponential_bucket_histogram`` adapts them to what is measured."""
-    exemplar_filter: Annotated[ExemplarFilter, BeforeValidator(_lower)] = Field(
+    exemplar_filter: Annotated[ExemplarFilter, BeforeValidator(lower)] = Field(
         default="trace_based", validation_alias=_otel("metrics_exemplar_filter")
     )
     """Which measurements may become exemplars; ``trace_based`` are those made within a recorded trace."""
@@ -379,9 +230,9 @@ class Settings(BaseSettings):
     """How long the end of the process may be held up to send, or else spool, what is left."""
 
     # Logs
-    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
+    log_level: Annotated[LogLevel, BeforeValidator(lower)] = "info"
     """The least level that is written and sent."""
-    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
+    log_format: Annotated[LogFormat, BeforeValidator(lower)] = "auto"
     """``auto`` is ``console`` on a terminal and ``json`` elsewhere; ``none`` writes no lines, and logs leave by OTLP only."""
 
     # What crosses the border of the process
@@ -397,13 +248,13 @@ class Settings(BaseSettings):
     """More keys whose values are secret, beside those that clew knows."""
 
     # HTTP
-    metrics_path: Annotated[str, BeforeValidator(_path_or_none)] = Field(default="/metrics", pattern=r"^(/[^\s?#]*)?$")
+    metrics_path: Annotated[str, BeforeValidator(path_or_none)] = Field(default="/metrics", pattern=r"^(/[^\s?#]*)?$")
     """Where an instrumented app answers in Prometheus's format; ``none``, or empty in code, switches it off."""
 
     # Durable records
     history: bool = True
     """Whether runs of jobs, messages, tasks of agents and results of health checks are kept in a database."""
-    database_url: Annotated[str | None, AfterValidator(_database_url)] = None
+    database_url: Annotated[str | None, AfterValidator(database_address)] = None
     """Where they are kept: ``sqlite:////path/history.db`` or ``postgresql://user:password@host/name``; by default an SQLite file,
     ``clew/history.db`` in the user's state folder."""
     database_auto_upgrade: bool = False
@@ -412,7 +263,7 @@ class Settings(BaseSettings):
     """How much is kept of a result, of metadata, of a message's body, of a traceback."""
     heartbeat_s: float = Field(default=10.0, ge=0.1, le=3600)
     """How often a process says that its runs go on; one that is silent for four times as long is ``lost``."""
-    retention_s: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode, BeforeValidator(_pairs)] = Field(
+    retention_s: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode, BeforeValidator(pairs)] = Field(
         default_factory=dict
     )
     """How long records are kept before they are archived, by table: ``job_runs=2592000,health_checks=604800``; by default 90
