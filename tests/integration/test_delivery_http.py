@@ -197,10 +197,20 @@ def test_each_signal_can_go_its_own_way(spool_dir):
     assert all("X-Tenant" not in sent and "Content-Encoding" not in sent for sent in logs.requests)
 
 
+# The breaker of the full endpoint is open once something of it is on disk
+WAIT_FOR_SPOOL = """
+    import os, pathlib, time
+    until = time.monotonic() + 20
+    while not list(pathlib.Path(os.environ["CLEW_SPOOL_DIR"]).rglob("*.traces.spool")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    """
+
+
 def test_an_endpoint_that_has_no_room_for_one_signal_gets_the_others(spool_dir):
     with serving(answering(status("503 Service Unavailable"), again=True)) as full, OtlpSink() as sink:
         done = run(
-            EMIT.format(n=3) + "\n    import time; time.sleep(0.5); print(clew.flush(2))",
+            EMIT.format(n=3) + WAIT_FOR_SPOOL + "print(clew.flush(2))",
             **sink.environment,
             OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{full}/v1/traces",
         )
