@@ -22,7 +22,7 @@ from clew.settings import SIGNALS, Settings, SettingsError
 Verdict = Literal["ok", "note", "wrong"]
 
 _MARKS: Final = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
-_OTEL_PACKAGES: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-common")
+_OTEL_PACKAGES: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-proto")
 # Packages that instrument FastAPI, too: with both, every request would be told twice
 _RIVALS: Final = ("opentelemetry-instrumentation-fastapi", "prometheus-fastapi-instrumentator", "logfire", "ddtrace")
 
