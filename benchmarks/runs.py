@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from clew.history.database import Database
 from clew.history.ids import least_id
-from clew.history.models import JobRun, JobRunTotal
+from clew.history.models import JobRun, JobRunDailyTotal, JobRunTotal
 from clew.history.writing import count_ended, total_key
 
 JOBS: Final = 40
@@ -40,6 +40,10 @@ def fill(
     names = tuple(column.name for column in JobRun.__table__.columns)
     numbers: Counter[tuple[str, datetime, str, int]] = Counter()
     seconds: dict[tuple[str, datetime, str, int], float] = {}
+    indexes = list(JobRun.__table__.indexes)  # type: ignore[attr-defined]
+    with database.write() as connection:
+        for index in indexes:
+            index.drop(connection)
     for first in range(0, runs, _AT_ONCE):
         rows = []
         for number in range(first, min(runs, first + _AT_ONCE)):
@@ -51,9 +55,11 @@ def fill(
                 seconds[key] = seconds.get(key, 0.0) + (row["duration_s"] or 0.0)
         _insert(database, names, rows)
     with database.write() as connection:
+        for index in indexes:
+            index.create(connection)
         count_ended(connection, {key: (numbers[key], seconds[key]) for key in numbers})
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for model in (JobRun, JobRunTotal):
+        for model in (JobRun, JobRunTotal, JobRunDailyTotal):
             connection.exec_driver_sql(f"ANALYZE {model.__tablename__}")
 
 
