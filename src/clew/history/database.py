@@ -135,14 +135,14 @@ class Database:
             return [str(difference) for difference in compare_metadata(context, Base.metadata)]
 
     def _migrate(self, verb: Literal["upgrade", "downgrade"], revision: str) -> None:
+        quiet = logging.getLogger("alembic")
+        if quiet.level == logging.NOTSET:
+            # It tells of each of its own parts, already while it is imported
+            quiet.setLevel(logging.WARNING)
         from alembic import command
         from alembic.config import Config
         from alembic.util import CommandError
 
-        quiet = logging.getLogger("alembic")
-        if quiet.level == logging.NOTSET:
-            # It tells of each of its own parts
-            quiet.setLevel(logging.WARNING)
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
         config.set_main_option("path_separator", "os")

@@ -108,6 +108,19 @@ class JobRunTotal(Base):
     duration_s: Mapped[float] = mapped_column(Float)
 
 
+class JobRunDailyTotal(Base):
+    """The same by day (UTC): statistics over months read few rows."""
+
+    __tablename__ = "job_run_daily_totals"
+
+    job: Mapped[str] = mapped_column(_Name, primary_key=True)
+    day: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
+    status: Mapped[str] = mapped_column(String(16), primary_key=True)
+    bucket: Mapped[int] = mapped_column(Integer, primary_key=True)
+    runs: Mapped[int] = mapped_column(Integer)
+    duration_s: Mapped[float] = mapped_column(Float)
+
+
 class ScheduledJob(Base):
     """A job that a scheduler has, as that scheduler's process last told."""
 

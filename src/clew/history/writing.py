@@ -6,14 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from clew.history.models import RECORDS, JobRun, JobRunTotal
+from clew.history.models import Base, JobRun, JobRunDailyTotal, JobRunTotal
 
 Verb = Literal["record", "end"]
 
@@ -50,20 +51,13 @@ def write(connection: Connection, changes: Iterable[Change]) -> None:
     """
     ordered = sorted(changes, key=lambda change: (change.table, change.verb == "end"))
     for (table_name, is_end), group in groupby(ordered, key=lambda change: (change.table, change.verb == "end")):
-        table: Table = RECORDS[table_name].__table__  # type: ignore[assignment]
         rows = [dict(change.row) for change in group]
         if is_end and table_name == JobRun.__tablename__:
             _count(connection, rows)
         # Rows of one statement have the same columns
         rows.sort(key=sorted)
         for columns, alike in groupby(rows, key=sorted):
-            insert = _insert(connection, table)
-            if is_end:
-                kept = {name: insert.excluded[name] for name in columns if name != "id"}
-                statement = insert.on_conflict_do_update(index_elements=["id"], set_=kept)
-            else:
-                statement = insert.on_conflict_do_nothing(index_elements=["id"])
-            connection.execute(statement, list(alike))
+            connection.execute(_insertion(connection.dialect.name, table_name, tuple(columns), is_end), list(alike))
 
 
 def bucket_of(duration_s: float | None) -> int:
@@ -89,29 +83,26 @@ def middle_s(bucket: int) -> float:
 
 
 def count_ended(connection: Connection, deltas: Mapping[tuple[str, datetime, str, int], tuple[int, float]]) -> None:
-    """Add to the totals.
+    """Add to the totals, those of the hours and those of the days.
 
     Args:
         connection: within a transaction.
         deltas: runs and seconds to add, by job, hour, status and bucket.
     """
-    rows = [
-        {"job": job, "hour": hour, "status": status, "bucket": bucket, "runs": runs, "duration_s": seconds}
-        for (job, hour, status, bucket), (runs, seconds) in sorted(deltas.items())
-        if runs or seconds
-    ]
-    if not rows:
-        return
-    table: Table = JobRunTotal.__table__  # type: ignore[assignment]
-    insert = _insert(connection, table)
-    statement = insert.on_conflict_do_update(
-        index_elements=["job", "hour", "status", "bucket"],
-        set_={
-            "runs": table.c.runs + insert.excluded.runs,
-            "duration_s": table.c.duration_s + insert.excluded.duration_s,
-        },
-    )
-    connection.execute(statement, rows)
+    days: dict[tuple[str, datetime, str, int], tuple[int, float]] = {}
+    for (job, hour, status, bucket), (runs, seconds) in deltas.items():
+        key = (job, hour.astimezone(UTC).replace(hour=0), status, bucket)
+        before = days.get(key, (0, 0.0))
+        days[key] = before[0] + runs, before[1] + seconds
+    for model, column, numbers in ((JobRunTotal, "hour", deltas), (JobRunDailyTotal, "day", days)):
+        rows = [
+            {"job": job, column: since, "status": status, "bucket": bucket, "runs": runs, "duration_s": seconds}
+            # All processes in the same order, or two could wait for each other
+            for (job, since, status, bucket), (runs, seconds) in sorted(numbers.items())
+            if runs or seconds
+        ]
+        if rows:
+            connection.execute(_addition(connection.dialect.name, model.__tablename__, column), rows)
 
 
 def total_key(row: Mapping[str, Any]) -> tuple[str, datetime, str, int] | None:
@@ -119,16 +110,16 @@ def total_key(row: Mapping[str, Any]) -> tuple[str, datetime, str, int] | None:
     ended = row.get("finished_at")
     if ended is None:
         return None
-    hour = ended.replace(minute=0, second=0, microsecond=0)
+    hour = ended.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     return row["job"], hour, row["status"], bucket_of(row.get("duration_s"))
 
 
 def _count(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Count runs that end, and take back what was counted of them before: one taken for lost may end after all."""
     known: dict[str, Mapping[str, Any]] = {}
-    columns = (JobRun.id, JobRun.job, JobRun.status, JobRun.finished_at, JobRun.duration_s)
-    query = select(*columns).where(JobRun.id.in_([row["id"] for row in rows]), JobRun.finished_at.is_not(None))
-    for found in connection.execute(query.with_for_update() if connection.dialect.name != "sqlite" else query):
+    # Also those that have not ended: another process may be about to mark them
+    query = _known_runs(connection.dialect.name)
+    for found in connection.execute(query, {"ids": sorted({row["id"] for row in rows})}):
         known[found.id] = dict(found._mapping)
     runs: Counter[tuple[str, datetime, str, int]] = Counter()
     seconds: Counter[tuple[str, datetime, str, int]] = Counter()
@@ -142,5 +133,39 @@ def _count(connection: Connection, rows: list[dict[str, Any]]) -> None:
     count_ended(connection, {key: (runs[key], float(seconds[key])) for key in runs})
 
 
-def _insert(connection: Connection, table: Table) -> Any:
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+# Made once: to put a statement together takes longer than to execute it
+
+
+@lru_cache(maxsize=256)
+def _insertion(dialect: str, table_name: str, columns: tuple[str, ...], is_end: bool) -> Any:  # noqa: FBT001 - a part of the key
+    insert = _insert(dialect, table_name)
+    if not is_end:
+        return insert.on_conflict_do_nothing(index_elements=["id"])
+    return insert.on_conflict_do_update(
+        index_elements=["id"], set_={name: insert.excluded[name] for name in columns if name != "id"}
+    )
+
+
+@lru_cache
+def _addition(dialect: str, table_name: str, column: str) -> Any:
+    insert = _insert(dialect, table_name)
+    table = insert.table
+    return insert.on_conflict_do_update(
+        index_elements=["job", column, "status", "bucket"],
+        set_={
+            "runs": table.c.runs + insert.excluded.runs,
+            "duration_s": table.c.duration_s + insert.excluded.duration_s,
+        },
+    )
+
+
+@lru_cache
+def _known_runs(dialect: str) -> Any:
+    columns = (JobRun.id, JobRun.job, JobRun.status, JobRun.finished_at, JobRun.duration_s)
+    query = select(*columns).where(JobRun.id.in_(bindparam("ids", expanding=True))).order_by(JobRun.id)
+    return query if dialect == "sqlite" else query.with_for_update()
+
+
+def _insert(dialect: str, table_name: str) -> Any:
+    table = Base.metadata.tables[table_name]
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)

@@ -1,0 +1,125 @@
+"""A history to measure with: any number of runs of jobs, as a service of some weeks would have left them, written in bulk."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from clew.history.database import Database
+from clew.history.ids import least_id
+from clew.history.models import JobRun, JobRunDailyTotal, JobRunTotal
+from clew.history.writing import count_ended, total_key
+
+JOBS: Final = 40
+_AT_ONCE: Final = 20_000
+_STATUSES: Final = ("completed",) * 185 + ("failed",) * 12 + ("missed", "lost", "cancelled")
+_TRACEBACK: Final = 'Traceback (most recent call last):\n  File "shop/jobs.py", line 12, in run\n' * 4
+
+
+def fill(
+    database: Database, runs: int, *, until: datetime | None = None, over: timedelta = timedelta(days=60), seed: int = 0
+) -> None:
+    """Write runs of jobs, oldest first, and their totals, into empty tables that are there.
+
+    Args:
+        database: where.
+        runs: how many.
+        until: when the last one ended; by default now.
+        over: the time over which they are spread evenly.
+        seed: the same one gives the same runs.
+
+    Example:
+        >>> fill(Database("sqlite:////tmp/runs.db"), 1_000_000)  # doctest: +SKIP
+    """
+    chance = random.Random(seed)  # noqa: S311 - the same runs each time
+    ended = until or datetime.now(UTC)
+    names = tuple(column.name for column in JobRun.__table__.columns)
+    numbers: Counter[tuple[str, datetime, str, int]] = Counter()
+    seconds: dict[tuple[str, datetime, str, int], float] = {}
+    indexes = list(JobRun.__table__.indexes)  # type: ignore[attr-defined]
+    with database.write() as connection:
+        for index in indexes:
+            index.drop(connection)
+    for first in range(0, runs, _AT_ONCE):
+        rows = []
+        for number in range(first, min(runs, first + _AT_ONCE)):
+            row = _run(chance, ended - over + over * ((number + 1) / runs))
+            rows.append(tuple(row.get(name) for name in names))
+            key = total_key(row)
+            if key is not None:
+                numbers[key] += 1
+                seconds[key] = seconds.get(key, 0.0) + (row["duration_s"] or 0.0)
+        _insert(database, names, rows)
+    with database.write() as connection:
+        for index in indexes:
+            index.create(connection)
+        count_ended(connection, {key: (numbers[key], seconds[key]) for key in numbers})
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for model in (JobRun, JobRunTotal, JobRunDailyTotal):
+            connection.exec_driver_sql(f"ANALYZE {model.__tablename__}")
+
+
+def _run(chance: random.Random, finished_at: datetime) -> dict[str, Any]:
+    kind = min(int(chance.expovariate(0.15)), JOBS - 1)
+    job = f"job-{kind:02d}"
+    status = chance.choice(_STATUSES)
+    took = None if status == "missed" else 0.05 * 1.25**kind * chance.lognormvariate(0.0, 0.3)
+    started_at = None if took is None else finished_at - timedelta(seconds=took)
+    lateness = chance.expovariate(20)
+    scheduled_at = (started_at or finished_at) - timedelta(seconds=lateness)
+    failed = status in ("failed", "lost")
+    return {
+        "id": f"{int(least_id(scheduled_at), 16) | 7 << 76 | chance.getrandbits(76):032x}",
+        "service": "bench",
+        "instance": "bench-1",
+        "trace_id": f"{chance.getrandbits(128):032x}",
+        "span_id": f"{chance.getrandbits(64):016x}",
+        "correlation_id": f"{chance.getrandbits(128):032x}",
+        "recorded_at": finished_at,
+        "job": job,
+        "job_id": job,
+        "source": "apscheduler",
+        "trigger": "interval[0:00:10]",
+        "status": status,
+        "scheduled_at": scheduled_at,
+        "started_at": started_at,
+        "finished_at": finished_at,
+        "duration_s": took,
+        "lateness_s": lateness,
+        "attempt": 1,
+        "progress": None,
+        "user_id": f"u-{chance.randrange(1000)}" if chance.random() < 0.3 else None,
+        "result": {"rows": chance.randrange(10_000)} if status == "completed" else None,
+        "error_type": "builtins.ValueError" if failed else None,
+        "error_message": f"order {chance.randrange(100_000)} can't be read" if failed else None,
+        "traceback": _TRACEBACK if status == "failed" else None,
+        "metadata": {"region": chance.choice(("north", "south"))},
+        "host": "bench",
+        "pid": 4711,
+    }
+
+
+def _insert(database: Database, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    columns = ", ".join(names)
+    with database.write() as connection:
+        driver: Any = connection.connection.driver_connection
+        if database.is_sqlite:
+            marks = ", ".join("?" * len(names))
+            statement = f"INSERT INTO job_runs ({columns}) VALUES ({marks})"  # noqa: S608 - constants
+            driver.executemany(statement, (tuple(_for_sqlite(row)) for row in rows))
+            return
+        with driver.cursor() as cursor, cursor.copy(f"COPY job_runs ({columns}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row([json.dumps(value) if isinstance(value, dict) else value for value in row])
+
+
+def _for_sqlite(row: tuple[Any, ...]) -> Iterator[Any]:
+    for value in row:
+        if isinstance(value, datetime):
+            yield value.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+        else:
+            yield json.dumps(value) if isinstance(value, dict) else value

@@ -1,0 +1,31 @@
+"""Totals by day, put together from those by hour."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Make the table and fill it."""
+    op.create_table(
+        "job_run_daily_totals",
+        sa.Column("job", sa.String(length=255), nullable=False),
+        sa.Column("day", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("bucket", sa.Integer(), nullable=False),
+        sa.Column("runs", sa.Integer(), nullable=False),
+        sa.Column("duration_s", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("job", "day", "status", "bucket"),
+    )
+    day = "date(hour) || ' 00:00:00.000000'"
+    if op.get_bind().dialect.name != "sqlite":
+        day = "date_trunc('day', hour, 'UTC')"
+    columns = f"job, {day}, status, bucket, sum(runs), sum(duration_s)"
+    op.execute(f"INSERT INTO job_run_daily_totals SELECT {columns} FROM job_run_totals GROUP BY 1, 2, 3, 4")  # noqa: S608 - constants
+
+
+def downgrade() -> None:
+    """Drop it: the totals by hour have it all."""
+    op.drop_table("job_run_daily_totals")

@@ -1,0 +1,86 @@
+"""Reading the totals: whole days from the totals by day, the hours at both ends from those by hour, so that few rows are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select, union_all
+
+from clew.history.models import JobRunDailyTotal, JobRunTotal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """Runs of a job that ended with a status after about the same time.
+
+    Attributes:
+        job: the job's name.
+        status: how they ended.
+        bucket: how long they took: see :func:`clew.history.writing.middle_s`.
+        runs: how many.
+        duration_s: how long all of them took together.
+    """
+
+    job: str
+    status: str
+    bucket: int
+    runs: int
+    duration_s: float
+
+
+def totals(
+    connection: Connection, *, since: datetime | None = None, until: datetime | None = None, job: str | None = None
+) -> list[Total]:
+    """Return how runs of jobs ended within a time.
+
+    Args:
+        connection: where to read.
+        since: the beginning of it, rounded down to the hour; by default the beginning of all.
+        until: the end of it, rounded up to the hour; by default there is none.
+        job: of this job only.
+    """
+    first = _floor(since) if since is not None else None
+    last = _ceil(until) if until is not None else None
+    # The days that lie within it as a whole
+    from_day = _ceil_day(first) if first is not None else None
+    to_day = last.replace(hour=0) if last is not None else None
+    parts: list[Select[Any]] = []
+    if from_day is None or to_day is None or from_day < to_day:
+        parts.append(_part(JobRunDailyTotal, JobRunDailyTotal.day, from_day, to_day, job))
+        if first is not None and from_day is not None and first < from_day:
+            parts.append(_part(JobRunTotal, JobRunTotal.hour, first, from_day, job))
+        if last is not None and to_day is not None and to_day < last:
+            parts.append(_part(JobRunTotal, JobRunTotal.hour, to_day, last, job))
+    else:
+        parts.append(_part(JobRunTotal, JobRunTotal.hour, first, last, job))
+    every = union_all(*parts).subquery()
+    columns = (every.c.job, every.c.status, every.c.bucket)
+    query = select(*columns, func.sum(every.c.runs), func.sum(every.c.duration_s)).group_by(*columns).order_by(*columns)
+    return [
+        Total(job=name, status=status, bucket=bucket, runs=int(runs), duration_s=float(seconds))
+        for name, status, bucket, runs, seconds in connection.execute(query)
+    ]
+
+
+def _part(model: Any, column: Any, since: datetime | None, until: datetime | None, job: str | None) -> Select[Any]:
+    query = select(model.job, model.status, model.bucket, model.runs, model.duration_s)
+    if since is not None:
+        query = query.where(column >= since)
+    if until is not None:
+        query = query.where(column < until)
+    return query if job is None else query.where(model.job == job)
+
+
+def _floor(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def _ceil(at: datetime) -> datetime:
+    hour = _floor(at)
+    return hour if hour == at else hour + timedelta(hours=1)
+
+
+def _ceil_day(hour: datetime) -> datetime:
+    return hour if hour.hour == 0 else hour.replace(hour=0) + timedelta(days=1)
