@@ -85,7 +85,7 @@ def _async_generator(recipe: Operation, function: Callable[..., AsyncGenerator[A
     @functools.wraps(function)
     async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         operation = recipe.again()
-        operation.begin()
+        await operation.begin_async()
         inner = function(*args, **kwargs)
         resume: Callable[[], Any] = inner.__anext__
         error: BaseException | None = None

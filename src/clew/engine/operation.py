@@ -269,6 +269,10 @@ class Operation:
                 raise
             report(f"operation {self.kind.name}", error)
 
+    async def begin_async(self) -> None:
+        """Begin on an event loop: a kind whose record must be there before the work starts awaits that."""
+        self.begin()
+
     def finish(self, error: BaseException | None = None) -> None:
         """End the span and record the metrics and events."""
         try:
@@ -326,11 +330,14 @@ class Operation:
         finally:
             token, self._token = self._token, None
             if token is not None:
-                try:
-                    detach(token)
-                except ValueError as problem:
-                    # It was entered in another task: that one's context is not this one's to mend
-                    report(f"operation {self.kind.name}", problem)
+                self._detach(token)
+
+    def _detach(self, token: Token[Context]) -> None:
+        try:
+            detach(token)
+        except ValueError as problem:
+            # It was entered in another task: that one's context is not this one's to mend
+            report(f"operation {self.kind.name}", problem)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

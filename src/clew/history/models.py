@@ -83,6 +83,7 @@ class JobRun(_Recorded, Base):
     host: Mapped[str | None] = mapped_column(_Name)
     pid: Mapped[int | None] = mapped_column(Integer)
     process_started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    process_key: Mapped[str | None] = mapped_column(_Name)
     heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     duplicate_of: Mapped[str | None] = mapped_column(String(ID_LENGTH))
 
@@ -140,6 +141,7 @@ class ScheduledJob(Base):
     host: Mapped[str] = mapped_column(_Name)
     pid: Mapped[int] = mapped_column(Integer)
     process_started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    process_key: Mapped[str | None] = mapped_column(_Name)
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
     __table_args__ = (Index("scheduled_jobs_by_job", "job_id"),)

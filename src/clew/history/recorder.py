@@ -28,6 +28,7 @@ from clew.catalog import semconv
 from clew.diagnostics import report
 from clew.engine import runtime
 from clew.engine.context import correlation_id
+from clew.history import processes
 from clew.history.database import Database, DatabaseError
 from clew.history.writing import Change, write
 from clew.pipeline.breaker import Breaker
@@ -50,6 +51,7 @@ class Origin:
     host: str
     pid: int
     process_started_at: datetime
+    process_key: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,12 +62,14 @@ class Chore:
         name: for the log.
         interval_s: how often, in seconds.
         do: what; it gets a connection.
-        due_at: when next, in seconds of the monotonic clock.
+        writes: whether it changes anything; what only looks need not wait for those who write.
+        due_at: when next, in seconds of the monotonic clock; at first at once.
     """
 
     name: str
     interval_s: float
     do: Callable[[Connection], None]
+    writes: bool = True
     due_at: float = 0.0
 
 
@@ -164,7 +168,6 @@ class Recorder:
         """Have something done at intervals from now on."""
         with self._wake:
             if all(known.name != chore.name for known in self._chores):
-                chore.due_at = clock.monotonic_s() + chore.interval_s
                 self._chores.append(chore)
             self._start()
             self._wake.notify()
@@ -264,10 +267,13 @@ class Recorder:
             if queued.done is not None:
                 queued.done.set_result(committed)
 
-    def _write(self, changes: list[Change]) -> None:
+    def _prepare(self) -> None:
         if not self._is_ready:
             self.database.ensure(auto_upgrade=self.settings.database_auto_upgrade)
             self._is_ready = True
+
+    def _write(self, changes: list[Change]) -> None:
+        self._prepare()
         with self.database.write() as connection:
             write(connection, changes)
         if self._breaker.mend():
@@ -290,12 +296,13 @@ class Recorder:
             if now < chore.due_at:
                 continue
             chore.due_at = now + chore.interval_s
-            if not (self._is_ready and self._breaker.allows()):
+            if not self._breaker.allows():
                 continue
             try:
-                with self.database.write() as connection:
+                self._prepare()
+                with self.database.write() if chore.writes else self.database.read() as connection:
                     chore.do(connection)
-            except (SQLAlchemyError, OSError) as error:
+            except (SQLAlchemyError, DatabaseError, OSError) as error:
                 self._complain(error)
             except Exception as error:
                 report(f"history: {chore.name}", error)
@@ -344,6 +351,7 @@ def _origin(resource: Mapping[str, Any]) -> Origin:
         host=socket.gethostname(),
         pid=pid,
         process_started_at=datetime.fromtimestamp(psutil.Process(pid).create_time(), tz=UTC),
+        process_key=processes.key_of(pid),
     )
 
 

@@ -26,6 +26,8 @@ from opentelemetry import context as otel_context
 from clew.diagnostics import report
 from clew.engine import runtime
 from clew.engine.context import inject
+from clew.jobs.occasion import Occasion
+from clew.jobs.record import the_recorder
 from clew.jobs.run import JobRun, missed_run, scheduled_run
 from clew.settings import Settings
 
@@ -187,10 +189,9 @@ def _begin(job: Any, run_time: datetime) -> JobRun | None:
                 return None
         run = scheduled_run(
             _name(job),
-            due_at=run_time,
             carrier=_carriers.get(job),
             continues=isinstance(job.trigger, DateTrigger),
-            attributes=_attributes(job),
+            occasion=_occasion(job, run_time),
         )
         run.begin()
     except Exception as error:
@@ -208,8 +209,7 @@ def _note_missed(job: Any, events: list[Any]) -> list[Any]:
 
 def _missed(job: Any, run_time: datetime, reason: Any) -> None:
     try:
-        attributes = _attributes(job)
-        missed_run(_name(job), due_at=run_time, carrier=_carriers.get(job), reason=reason, attributes=attributes)
+        missed_run(_name(job), carrier=_carriers.get(job), reason=reason, occasion=_occasion(job, run_time))
     except Exception as error:
         report(_WHERE, error)
 
@@ -226,9 +226,9 @@ def _name(job: Any) -> str:
     return str(job.id)
 
 
-def _attributes(job: Any) -> dict[str, Any]:
+def _occasion(job: Any, run_time: datetime) -> Occasion:
     trigger = type(job.trigger).__name__.removesuffix("Trigger").lower()
-    return {"clew.job.id": job.id, "clew.job.trigger": trigger}
+    return Occasion(source="apscheduler", job_id=job.id, trigger=trigger, scheduled_at=run_time)
 
 
 def _patch() -> None:
@@ -265,6 +265,8 @@ def instrument(target: T) -> T:
         return target
     _patch()
     vars(target)[_MARK] = True
+    # Now rather than in the first run, which might overlap the second for it
+    the_recorder()
     known = weakref.ref(target)
 
     def overlapped(event: Any) -> None:

@@ -76,6 +76,7 @@ def upgrade() -> None:
         sa.Column("host", sa.String(length=255), nullable=True),
         sa.Column("pid", sa.Integer(), nullable=True),
         sa.Column("process_started_at", _time(), nullable=True),
+        sa.Column("process_key", sa.String(length=255), nullable=True),
         sa.Column("heartbeat_at", _time(), nullable=True),
         sa.Column("duplicate_of", sa.String(length=32), nullable=True),
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -107,6 +108,7 @@ def upgrade() -> None:
         sa.Column("host", sa.String(length=255), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("process_started_at", _time(), nullable=True),
+        sa.Column("process_key", sa.String(length=255), nullable=True),
         sa.Column("heartbeat_at", _time(), nullable=False),
         sa.PrimaryKeyConstraint("instance", "scheduler", "job_id"),
     )
