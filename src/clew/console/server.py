@@ -15,7 +15,7 @@ from typing import Any, Self
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from clew.console.access import is_loopback_name
+from clew.http.access import is_loopback_name
 from clew.console.app import console_app
 from clew.console.body import BodyLimits
 from clew.console.errors import ConsoleError
