@@ -9,17 +9,18 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 
 from clew import clock
 from clew.engine import runtime
 from clew.health.check import Check, CheckResult, HealthResult, Status
+from clew.history.payload import payload, text
 
 _STATUSES: Final = frozenset({"ok", "degraded", "failed"})
-_MAX_TEXT: Final = 500
-_MAX_ITEMS: Final = 50
+_MAX_TEXT_BYTES: Final = 500
+_MAX_DATA_BYTES: Final = 4_096
 
 
 class Look:
@@ -67,13 +68,13 @@ class Look:
 
     def result(self, outcome: Any, *, hangs: bool = False) -> CheckResult:
         """Return what an outcome means: what the probe returned, or what it raised."""
-        status, text, data = _read(outcome)
+        status, sentence, data = _read(outcome)
         check, now_s = self.check, clock.monotonic_s()
         return CheckResult(
             name=check.name,
             critical=check.critical,
             status=status,
-            text=text,
+            text=sentence,
             data=data,
             duration_s=now_s - self.started_s,
             checked_at=clock.utc_now(),
@@ -85,8 +86,10 @@ class Look:
         """Return the result of a look whose time is over."""
         passed_s = clock.monotonic_s() - self.started_s
         if passed_s < 2 * self.check.timeout_s:
-            return self.result(_TooLate(f"no answer within {self.check.timeout_s:g} s"), hangs=True)
-        return self.result(_TooLate(f"no answer for {passed_s:.0f} s, and it is not asked again meanwhile"), hangs=True)
+            return self.result(_TooLateError(f"no answer within {self.check.timeout_s:g} s"), hangs=True)
+        return self.result(
+            _TooLateError(f"no answer for {passed_s:.0f} s, and it is not asked again meanwhile"), hangs=True
+        )
 
     def _in_thread(self) -> None:
         # What a check does is no part of any trace, and a poll each second must make none of its own
@@ -95,7 +98,7 @@ class Look:
             outcome = self.check.probe()
             if inspect.isawaitable(outcome):
                 outcome = asyncio.run(self._within_time(outcome))
-        except BaseException as error:  # noqa: BLE001 - SystemExit in a thread would leave the check without a result
+        except BaseException as error:
             outcome = error
         self._found(self, self.result(outcome))
 
@@ -109,7 +112,7 @@ class Look:
         except asyncio.CancelledError as error:
             self._found(self, self.result(RuntimeError("cancelled")))
             raise error from None
-        except BaseException as error:  # noqa: BLE001 - as above
+        except BaseException as error:
             outcome = error
         self._found(self, self.result(outcome))
 
@@ -118,10 +121,10 @@ class Look:
             async with asyncio.timeout(max(0.0, self.deadline_s - clock.monotonic_s())) as limit:
                 return await work
         except TimeoutError as error:
-            return _TooLate(f"no answer within {self.check.timeout_s:g} s") if limit.expired() else error
+            return _TooLateError(f"no answer within {self.check.timeout_s:g} s") if limit.expired() else error
 
 
-class _TooLate(Exception):
+class _TooLateError(Exception):
     """A check's time is over; the text says it."""
 
 
@@ -147,12 +150,8 @@ def _silenced() -> otel_context.Context:
 
 def _read(outcome: Any) -> tuple[Status, str, Mapping[str, Any]]:
     if isinstance(outcome, HealthResult) and outcome.status in _STATUSES:
-        try:
-            data = dict(list(dict(outcome.data).items())[:_MAX_ITEMS])
-        except Exception:
-            data = {}
-        return outcome.status, shown(outcome.text), redacted(data)
-    if isinstance(outcome, _TooLate):
+        return outcome.status, shown(outcome.text), figures(outcome.data)
+    if isinstance(outcome, _TooLateError):
         return "failed", str(outcome), {}
     if isinstance(outcome, BaseException):
         return "failed", shown(told(outcome)), {}
@@ -171,44 +170,21 @@ def told(error: BaseException) -> str:
         'ConnectionRefusedError: [Errno 111] Connection refused'
     """
     try:
-        text = str(error)
+        said = str(error)
     except Exception:
-        text = ""
+        said = ""
     # Of a chain of lines, as drivers write them, the first one says what happened
-    text = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    said = next((line.strip() for line in said.splitlines() if line.strip()), "")
     name = type(error).__qualname__
-    return f"{name}: {text}" if text else name
+    return f"{name}: {said}" if said else name
 
 
-def shown(text: Any) -> str:
+def shown(value: Any) -> str:
     """Return a text without secrets, of a reasonable length."""
-    try:
-        plain = str(text)
-    except Exception:
-        return ""
-    redact = runtime.ready().redact
-    # Redacted before it is cut: half a secret is not found
-    clean = str(redact("", plain[: 20 * _MAX_TEXT])) if redact is not None else plain
-    return clean if len(clean) <= _MAX_TEXT else f"{clean[: _MAX_TEXT - 3]}..."
+    return text(value, max_bytes=_MAX_TEXT_BYTES, redact=runtime.ready().redact) or ""
 
 
-def redacted(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return figures without secrets, as JSON can have them."""
-    redact = runtime.ready().redact
-    cleaned = redact("", dict(data)) if redact is not None else data
-    return cast("Mapping[str, Any]", _plain(cleaned, depth=4))
-
-
-def _plain(value: Any, *, depth: int) -> Any:
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        # JSON has no infinity
-        return round(value, 6) if abs(value) < float("inf") else str(value)
-    if isinstance(value, Mapping) and depth:
-        return {shown(key)[:100]: _plain(item, depth=depth - 1) for key, item in list(value.items())[:_MAX_ITEMS]}
-    if isinstance(value, list | tuple) and depth:
-        return [_plain(item, depth=depth - 1) for item in value[:_MAX_ITEMS]]
-    return shown(value)
-
-
+def figures(data: Any) -> Mapping[str, Any]:
+    """Return figures without secrets, of a reasonable size, as JSON can have them."""
+    kept = payload(data, max_bytes=_MAX_DATA_BYTES, redact=runtime.ready().redact)
+    return kept if isinstance(kept, dict) else {"value": kept}

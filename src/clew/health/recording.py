@@ -12,9 +12,10 @@ from typing import Any, Final
 from clew import clock
 from clew.catalog.metrics import HEALTH_DURATION, HEALTH_STATUS
 from clew.diagnostics import report
-from clew.engine import runtime
+from clew.engine.logger import get_logger
 from clew.engine.metrics import registry
 from clew.health.check import CheckResult, Status
+from clew.health.loops import running_loop
 
 STATUS_VALUES: Final[dict[Status, float]] = {"ok": 1.0, "degraded": 0.5, "failed": 0.0}
 """What the gauge of a check's status shows."""
@@ -53,8 +54,6 @@ class Recording:
             self._said[result.name] = result.status
         if before == result.status or (before is None and result.status == "ok"):
             return
-        from clew.engine.logger import get_logger
-
         fields: dict[str, Any] = {"check": result.name, "status": result.status, "before": before}
         if result.text:
             fields["text"] = result.text
@@ -75,4 +74,29 @@ class Recording:
             if not changed and age_s < ROW_INTERVAL_S:
                 return
             self._written[result.name] = (result.status, now_s)
-        _ = runtime.ready()
+        if running_loop() is None:
+            _write_row(result)
+        else:
+            # Making the recorder imports what a database needs, which is nothing for an event loop
+            threading.Thread(target=_write_row, args=(result,), name="clew-health-row", daemon=True).start()
+
+
+def _write_row(result: CheckResult) -> None:
+    try:
+        from clew.history.ids import new_id
+        from clew.history.recorder import recorder
+        from clew.history.writing import Change
+
+        if (known := recorder()) is None:
+            return
+        row = known.row(
+            id=new_id(),
+            name=result.name,
+            status=result.status,
+            duration_s=result.duration_s,
+            message=result.text or None,
+            details=dict(result.data) or None,
+        )
+        known.record(Change(table="health_checks", row=row))
+    except Exception as error:
+        report("health", error)

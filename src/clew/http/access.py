@@ -11,6 +11,8 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
+from clew.engine import runtime
+
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
@@ -21,7 +23,7 @@ class Headers(Protocol):
         """Return a header's value."""
         ...
 
-    def __contains__(self, name: object, /) -> bool: ...
+    def __contains__(self, name: str, /) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +66,7 @@ def refusal_to_send(caller: Caller, token: str | None) -> Refusal | None:
     return _refusal_without_token(caller, "to receive from elsewhere, set CLEW_CONSOLE_TOKEN and send it")
 
 
-def refusal_to_read(
-    caller: Caller, admin_token: str | None, *, variable: str = "CLEW_ADMIN_TOKEN"
-) -> Refusal | None:
+def refusal_to_read(caller: Caller, admin_token: str | None, *, variable: str = "CLEW_ADMIN_TOKEN") -> Refusal | None:
     """Return why this request may not see what is not for everybody, or None when it may.
 
     Args:
@@ -80,6 +80,13 @@ def refusal_to_read(
     if refusal is not None and admin_token is not None:
         return Refusal(status=401, message="the admin token is missing or wrong: send Authorization: Bearer <token>")
     return refusal
+
+
+def admin_token_in_force() -> str | None:
+    """Return the token of ``CLEW_ADMIN_TOKEN``, or None."""
+    settings = runtime.ready().settings
+    token = settings.admin_token if settings is not None else None
+    return token.get_secret_value() if token is not None else None
 
 
 def is_loopback_name(host: str) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from clew.health.check import Check
-from clew.health.checks.database import database
+from clew.health.checks.database import database, history
 from clew.health.checks.event_loop import event_loop
 from clew.health.checks.llm import llm
 from clew.health.checks.queue import queue
@@ -29,6 +29,7 @@ __all__ = [
     "defaults",
     "disk",
     "event_loop",
+    "history",
     "llm",
     "memory",
     "of",
@@ -42,7 +43,7 @@ __all__ = [
 
 def defaults() -> list[Check]:
     """Return the checks that every process has: none of them is critical, because none says that it can't work."""
-    return [disk(), memory(), cpu(), open_files(), event_loop(), telemetry()]
+    return [disk(), memory(), cpu(), open_files(), event_loop(), telemetry(), history()]
 
 
 def of(target: Any) -> Check:

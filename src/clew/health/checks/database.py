@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from clew import clock
@@ -39,19 +42,57 @@ def database(
         >>> database(create_engine("sqlite://")).name
         'database'
     """
-    look = _Database(engine, os.fspath(migrations) if migrations is not None else None, timeout_s)
+    behind = partial(_is_behind, os.fspath(migrations)) if migrations is not None else None
+    look = _Database(engine, behind, "alembic upgrade head", timeout_s)
     probe = look.ask_async if hasattr(engine, "sync_engine") else look.ask
     return Check(name=name, probe=probe, critical=critical, timeout_s=timeout_s)
+
+
+def history(*, name: str = "history", timeout_s: float = 2.0) -> Check:
+    """Return a check of the database of the durable records. It is not critical: without it, rows wait.
+
+    Args:
+        name: the check's name.
+        timeout_s: see :class:`~clew.health.check.Check`.
+    """
+    return Check(name=name, probe=_History(timeout_s), timeout_s=timeout_s)
+
+
+class _History:
+    """Asks the database of the recorder, once there is one."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._known: tuple[Any, _Database] | None = None
+
+    def __call__(self) -> HealthResult:
+        from clew.history.database import revision_of
+        from clew.history.migrations import HEAD
+        from clew.history.recorder import recorder
+
+        writer = recorder()
+        if writer is None:
+            return HealthResult(text="off")
+        database = writer.database
+        if database.is_sqlite and not Path(database.url.database or "").exists():
+            return HealthResult(text="nothing is written yet")
+        if self._known is None or self._known[0] is not database:
+            look = _Database(
+                database.engine, lambda connection: revision_of(connection) != HEAD, "clew db upgrade", self._timeout_s
+            )
+            self._known = (database, look)
+        return self._known[1].ask()
 
 
 class _Database:
     """Asks for a sign of life each time, and for the rest now and then."""
 
-    def __init__(self, engine: Any, migrations: str | None, timeout_s: float) -> None:
+    def __init__(self, engine: Any, is_behind: Callable[[Any], bool] | None, mend: str, timeout_s: float) -> None:
         if not hasattr(engine, "connect") or not hasattr(engine, "dialect"):
             raise TypeError(f"a {type(engine).__qualname__} is no SQLAlchemy engine")
         self._engine = engine
-        self._migrations = migrations
+        self._is_behind = is_behind
+        self._mend = mend
         self._timeout_s = timeout_s
         self._survey: dict[str, Any] = {}
         self._surveyed_s: float | None = None
@@ -75,32 +116,37 @@ class _Database:
         connection.execute(text("SELECT 1")).scalar_one()
         latency_s = clock.monotonic_s() - started_s
         if self._surveyed_s is None or clock.monotonic_s() - self._surveyed_s >= _SURVEY_S:
-            self._survey = _survey(connection, self._migrations)
+            self._survey = _survey(connection, self._is_behind)
             self._surveyed_s = clock.monotonic_s()
         behind = self._survey.get("migrations") == "behind"
         status: Status = "degraded" if behind or latency_s > self._timeout_s / 2 else "ok"
         sentence = f"answered in {latency_s * 1000:.1f} ms"
         if behind:
-            sentence += "; its migrations are not at their head: alembic upgrade head"
+            sentence += f"; its migrations are not at their head: {self._mend}"
             # Somebody may be about to mend it
             self._surveyed_s = None
         return HealthResult(status=status, text=sentence, data={"latency_s": latency_s, **self._survey})
 
 
-def _survey(connection: Any, migrations: str | None) -> dict[str, Any]:
-    from sqlalchemy import inspect
-
+def _survey(connection: Any, is_behind: Callable[[Any], bool] | None) -> dict[str, Any]:
     found: dict[str, Any] = {"dialect": connection.dialect.name}
-    for key, ask in (("tables", lambda: len(inspect(connection).get_table_names())), ("size_bytes", lambda: _size_bytes(connection))):
+    asked: dict[str, Callable[[Any], int | None]] = {"tables": _tables, "size_bytes": _size_bytes}
+    for key, ask in asked.items():
         try:
-            found[key] = ask()
+            found[key] = ask(connection)
         except Exception:
             # What a user may not see is left out, and must not spoil what the transaction does next
             found[key] = None
             connection.rollback()
-    if migrations is not None:
-        found["migrations"] = _migrations(connection, migrations)
+    if is_behind is not None:
+        found["migrations"] = "behind" if is_behind(connection) else "at head"
     return found
+
+
+def _tables(connection: Any) -> int:
+    from sqlalchemy import inspect
+
+    return len(inspect(connection).get_table_names())
 
 
 def _size_bytes(connection: Any) -> int | None:
@@ -118,7 +164,7 @@ def _size_bytes(connection: Any) -> int | None:
     return int(size) if size is not None else None
 
 
-def _migrations(connection: Any, folder: str) -> str:
+def _is_behind(folder: str, connection: Any) -> bool:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
@@ -127,4 +173,4 @@ def _migrations(connection: Any, folder: str) -> str:
     config.set_main_option("script_location", folder.replace("%", "%%"))
     wanted = set(ScriptDirectory.from_config(config).get_heads())
     present = set(MigrationContext.configure(connection).get_current_heads())
-    return "at head" if present == wanted else "behind"
+    return present != wanted

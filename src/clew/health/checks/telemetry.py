@@ -14,8 +14,10 @@ _NEARLY_FULL: Final = 0.8
 
 
 def telemetry(*, name: str = "telemetry", fresh_s: float = 5.0) -> Check:
-    """Return a check of telemetry's way out: degraded for five minutes after something was lost, or while the disk spool is
-    nearly full. It never fails: the app is no less of use.
+    """Return a check of telemetry's way out.
+
+    It is degraded for five minutes after something was lost, and while the disk spool is nearly full. It never fails: the app is
+    no less of use.
 
     Args:
         name: the check's name.
