@@ -34,7 +34,8 @@ class Drift:
     def worst_s(self) -> float:
         """Return how late it was at worst since this was asked before, in seconds."""
         worst_s, self._worst_s = self._worst_s, 0.0
-        return worst_s
+        # What is due and has not come yet is late as well
+        return max(worst_s, clock.monotonic_s() - self._due_s)
 
     def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due_s = clock.monotonic_s() + _TICK_S
