@@ -20,7 +20,7 @@ from tests.integration.waiting import eventually
 SECRET = "postgresql://app:hunter2@db/orders"
 
 
-class Unspeakable(Exception):
+class UnspeakableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("even this fails")
 
@@ -49,7 +49,7 @@ def raising(error: BaseException):
         (lambda: HealthResult(status="degraded", text="slow"), "degraded", "slow"),
         (lambda: 42, "failed", "the check returned a int: return a HealthResult, a bool or None"),
         (raising(ConnectionError("gone")), "failed", "ConnectionError: gone"),
-        (raising(Unspeakable()), "failed", "Unspeakable"),
+        (raising(UnspeakableError()), "failed", "UnspeakableError"),
         (raising(SystemExit(3)), "failed", "SystemExit: 3"),
         (raising(ValueError("first\nsecond")), "failed", "ValueError: first"),
         (raising(ConnectionError(SECRET)), "failed", "ConnectionError: postgresql://app:[redacted]@db/orders"),
@@ -153,7 +153,9 @@ class Hanging:
 
 def test_a_check_that_never_returns_has_one_thread_and_fails_each_time():
     hanging = Hanging()
-    monitor = monitor_of(Check(name="hangs", probe=hanging, timeout_s=0.05, fresh_s=0.0), Check(name="well", probe=print))
+    monitor = monitor_of(
+        Check(name="hangs", probe=hanging, timeout_s=0.05, fresh_s=0.0), Check(name="well", probe=print)
+    )
     for _ in range(20):
         report = monitor.look()
         assert report["hangs"].status == "failed"
@@ -332,7 +334,11 @@ def test_metrics_and_events_tell_of_a_check(captured_telemetry):
     assert captured_telemetry.metric("clew.health.check.duration", clew__health__status="degraded").count == 2
     events = [record for record in captured_telemetry.logs if record.body == "health.changed"]
     assert [(event.severity, event.attributes["status"]) for event in events] == [("WARN", "degraded"), ("INFO", "ok")]
-    gauge = next(line for line in clew.prometheus_text()[0].decode().splitlines() if 'check="shop"' in line and "status_ratio{" in line)
+    gauge = next(
+        line
+        for line in clew.prometheus_text()[0].decode().splitlines()
+        if 'check="shop"' in line and "status_ratio{" in line
+    )
     assert gauge.endswith(" 1.0")
 
 
@@ -402,7 +408,7 @@ def test_a_late_event_loop_is_noticed():
         await monitor.look_async()
         # Past the time at which it looks at itself
         await asyncio.sleep(0.1)
-        time.sleep(1.0)
+        time.sleep(1.0)  # noqa: ASYNC251 - what a check is to notice
         monitor.add(checks.event_loop(degraded_above_s=0.2))
         assert (await monitor.look_async())["event_loop"].status == "degraded"
 

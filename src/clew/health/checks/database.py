@@ -66,7 +66,6 @@ class _History:
         self._known: tuple[Any, _Database] | None = None
 
     def __call__(self) -> HealthResult:
-        from clew.history.database import revision_of
         from clew.history.migrations import HEAD
         from clew.history.recorder import recorder
 
@@ -77,9 +76,7 @@ class _History:
         if database.is_sqlite and not Path(database.url.database or "").exists():
             return HealthResult(text="nothing is written yet")
         if self._known is None or self._known[0] is not database:
-            look = _Database(
-                database.engine, lambda connection: revision_of(connection) != HEAD, "clew db upgrade", self._timeout_s
-            )
+            look = _Database(database.engine, lambda _: database.current() != HEAD, "clew db upgrade", self._timeout_s)
             self._known = (database, look)
         return self._known[1].ask()
 
