@@ -23,7 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith(("OTEL_", "CLEW_")) and name not in _KEPT:
             patch.delenv(name)
-    spool = tempfile.TemporaryDirectory(prefix="clew-spool-")
+    # What this process itself has to send is written to it until the very end
+    spool = tempfile.TemporaryDirectory(prefix="clew-spool-", ignore_cleanup_errors=True)
     patch.setenv("CLEW_SPOOL_DIR", spool.name)
     patch.setenv("CLEW_DATABASE_URL", f"sqlite:///{spool.name}/history.db")
     config.add_cleanup(spool.cleanup)

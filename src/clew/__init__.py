@@ -21,6 +21,10 @@ from clew.engine.operation import Operation
 from clew.engine.runtime import accounts, configure, flush, shutdown
 from clew.engine.spans import span, trace_id
 from clew.engine.summary import summary
+from clew.health.check import HealthReport, HealthResult
+from clew.health.monitor import check_health, health_check, unwatch, watch
+from clew.health.startup import startup
+from clew.http.facade import health_router, serve_worker
 from clew.instrumentation.registry import instrument
 from clew.jobs.run import job
 from clew.llm.call import llm_call
@@ -28,6 +32,8 @@ from clew.settings import Settings, SettingsError
 
 __all__ = [
     "ClewError",
+    "HealthReport",
+    "HealthResult",
     "Operation",
     "Settings",
     "SettingsError",
@@ -36,6 +42,7 @@ __all__ = [
     "agent",
     "agent_task",
     "carry",
+    "check_health",
     "configure",
     "correlation",
     "correlation_id",
@@ -45,17 +52,23 @@ __all__ = [
     "gauge",
     "get_logger",
     "handoff",
+    "health_check",
+    "health_router",
     "histogram",
     "inject",
     "instrument",
     "job",
     "llm_call",
     "prometheus_text",
+    "serve_worker",
     "shutdown",
     "span",
+    "startup",
     "submit",
     "summary",
     "timer",
     "trace_id",
+    "unwatch",
     "up_down_counter",
+    "watch",
 ]

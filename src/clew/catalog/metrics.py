@@ -92,6 +92,21 @@ LLM_TOKENS = Metric(
     ),
     buckets=TOKENS_BUCKETS,
 )
+HEALTH_STATUS = Metric(
+    name="clew.health.check.status",
+    type="gauge",
+    unit="1",
+    description="What a health check found when it was looked at last: 1 is ok, 0.5 degraded, 0 failed.",
+    labels=("clew.health.check",),
+)
+HEALTH_DURATION = Metric(
+    name="clew.health.check.duration",
+    type="histogram",
+    unit="s",
+    description="How long a look of a health check took.",
+    labels=("clew.health.check", "clew.health.status"),
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 TELEMETRY_EMITTED = Metric(
     name="clew.telemetry.emitted",
     type="counter",

@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from clew.console import queries
-from clew.console.access import refusal_to_read
 from clew.console.answers import (
     log_json,
     metric_series_json,
@@ -23,6 +22,7 @@ from clew.console.answers import (
 from clew.console.errors import QueryError, StoreUnavailableError
 from clew.console.parameters import Parameters
 from clew.console.store import Store
+from clew.http.access import Caller, refusal_to_read
 
 _Question: TypeAlias = Callable[[Parameters], dict[str, Any]]
 
@@ -72,7 +72,7 @@ class Api:
 
     def _endpoint(self, question: _Question) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            refusal = refusal_to_read(request, self._admin_token)
+            refusal = refusal_to_read(Caller.of(request), self._admin_token, variable="CLEW_CONSOLE_ADMIN_TOKEN")
             if refusal is not None:
                 return error_answer(refusal.status, refusal.message)
             try:

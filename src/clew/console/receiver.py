@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from clew.console.access import refusal_to_send
 from clew.console.body import BodyLimits, InFlight, decompress, discard_body, read_body
 from clew.console.errors import BodyRefusedError, StoreUnavailableError
 from clew.console.model import Batch
 from clew.console.otlp import Signal, WireFormat, decode_request, status_body, success_body, wire_format
 from clew.console.records import batch_from
 from clew.console.store import Store
+from clew.http.access import Caller, refusal_to_send
 
 # google.rpc.Code, by the HTTP status it goes with.
 _RPC_CODES = {400: 3, 401: 16, 403: 7, 408: 4, 413: 8, 415: 3, 503: 14}
@@ -83,7 +83,7 @@ class Receiver:
         return Response(body, media_type=form.value)
 
     def _let_in(self, request: Request) -> None:
-        refusal = refusal_to_send(request, self._token)
+        refusal = refusal_to_send(Caller.of(request), self._token)
         if refusal is not None:
             raise BodyRefusedError(refusal.status, refusal.message)
 

@@ -15,12 +15,12 @@ from typing import Any, Self
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from clew.console.access import is_loopback_name
 from clew.console.app import console_app
 from clew.console.body import BodyLimits
 from clew.console.errors import ConsoleError
 from clew.console.retention import RetentionLimits
 from clew.console.store import Store
+from clew.http.access import is_loopback_name
 
 DEFAULT_PORT = 4318
 

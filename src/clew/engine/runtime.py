@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import multiprocessing.process
 import multiprocessing.util
@@ -15,11 +16,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, Literal, Protocol
 
+from opentelemetry.sdk.resources import Resource
+
 from clew import clock, diagnostics
 from clew.catalog.metrics import TELEMETRY_DELIVERED, TELEMETRY_DROPPED, TELEMETRY_EMITTED, TELEMETRY_PENDING
 from clew.engine import logger as logger_module
 from clew.engine import logs
 from clew.engine.context import install_propagators
+from clew.engine.lifecycle import lifecycle
 from clew.engine.metrics import registry
 from clew.pipeline.ledger import Account
 from clew.pipeline.providers import Pipeline
@@ -171,7 +175,13 @@ def resource_attributes() -> Mapping[str, Any]:
     """Return what tells this process apart in telemetry: ``service.name``, ``service.instance.id`` and others."""
     if state.pipeline is not None:
         return state.pipeline.resource.attributes
-    return build_resource(ready().settings or Settings()).attributes
+    # Without telemetry there is no pipeline to keep it: one and the same while the process lives
+    return _resource_of(os.getpid()).attributes
+
+
+@functools.lru_cache(maxsize=1)
+def _resource_of(_pid: int) -> Resource:
+    return build_resource(ready().settings or Settings())
 
 
 def current_log_stream() -> logs.LogStream:
@@ -266,6 +276,7 @@ def shutdown(timeout_s: float | None = None) -> bool:
         ending = _ending
         begins = (state.pipeline is not None or _parts) if ending is None else (ending.is_over and state.pipeline)
         if begins:
+            lifecycle.stop()
             ending = _ending = _Ending(timeout_s=_left_to_end_s() if timeout_s is None else max(0.0, timeout_s))
     if ending is None:
         return True
@@ -389,6 +400,7 @@ def _flush_on_sigterm() -> None:
 
 
 def _terminate(signal_number: int, _frame: FrameType | None) -> None:
+    lifecycle.stop()
     # In a thread of its own: the signal may have come while this one held a lock that the shutdown needs
     ending = threading.Thread(target=shutdown, name="clew-sigterm", daemon=True)
     try:

@@ -12,9 +12,10 @@ import wrapt
 
 from clew.diagnostics import report
 from clew.engine import logs, runtime
+from clew.instrumentation.asgi import unobserved
 from clew.instrumentation.asgi.background import follow_background_tasks
 from clew.instrumentation.asgi.incoming import current_border
-from clew.instrumentation.asgi.protocol import TRAIL_KEY, App, Message, Receive, Scope, Send
+from clew.instrumentation.asgi.protocol import FASTAPI_TELEMETRY_KEY, TRAIL_KEY, App, Message, Receive, Scope, Send
 from clew.instrumentation.asgi.request import serve_request
 from clew.instrumentation.asgi.routes import follow_routes
 from clew.instrumentation.asgi.scrape import answer_scrape, has_route, is_scrape
@@ -66,6 +67,10 @@ def serve(target: Any, app: App, scope: Scope, receive: Receive, send: Send) -> 
     path = border.metrics_path
     if path and scope["path"].endswith(path) and is_scrape(scope, path) and not has_route(target, path):
         return answer_scrape(scope, send)
+    if unobserved.endings and scope["path"].endswith(unobserved.endings) and unobserved.is_unobserved(target, scope):
+        # Marked, for FastAPI makes telemetry of its own, and for an app within this one
+        scope[TRAIL_KEY] = scope[FASTAPI_TELEMETRY_KEY] = None
+        return app(scope, receive, send)
     return serve_request(app, scope, receive, send, border)
 
 
