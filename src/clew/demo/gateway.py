@@ -175,10 +175,7 @@ def build_app(gateway: Gateway) -> FastAPI:
         documents_refused.add(1, reason="too_large")
         return JSONResponse({"detail": str(error)}, status_code=413)
 
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
+    app.include_router(clew.health_router())
     _add_documents(app, gateway)
     _add_exports(app, gateway)
     return app
@@ -254,6 +251,8 @@ def main() -> int:
     async def serve(stop: asyncio.Event) -> None:
         settings = DemoSettings.load()
         gateway = Gateway(settings=settings, library=Library(settings), broker=streams.make_broker(settings))
+        clew.watch(gateway.library.engine)
+        streams.watch(gateway.broker)
         app = clew.instrument(build_app(gateway))
         await service.serve_http(app, host=settings.host, port=settings.port, stop=stop)
 

@@ -107,6 +107,11 @@ class Library:
                 ) from error
             return
 
+    @property
+    def engine(self) -> AsyncEngine:
+        """Connects to the database."""
+        return self._engine
+
     async def close(self) -> None:
         """Let go of the connections."""
         await self._engine.dispose()

@@ -81,15 +81,22 @@ async def _serve(stop: asyncio.Event) -> None:
     jobs.use(jobs.Resources(settings=settings, library=library, broker=broker, model=model, probe_urls=probe_urls))
     scheduler = make_scheduler(settings)
     groups = subscribe(broker, scheduler, settings)
+    clew.watch(scheduler, library.engine)
+    streams.watch(broker)
+    clew.serve_worker(port=settings.scheduler_port)
     try:
-        # First, so that a stored job that is overdue can publish
-        await streams.connect(broker, groups)
-        try:
-            scheduler.start()
-        except (SQLAlchemyError, OSError) as error:
-            raise DemoError(f"the schedule in {settings.data_dir} can't be opened: {error}") from error
-        add_periodic_jobs(scheduler, settings)
-        await broker.start()
+        async with clew.startup() as start:
+            with start.step("connect to Valkey"):
+                # First, so that a stored job that is overdue can publish
+                await streams.connect(broker, groups)
+            with start.step("start the scheduler"):
+                try:
+                    scheduler.start()
+                except (SQLAlchemyError, OSError) as error:
+                    raise DemoError(f"the schedule in {settings.data_dir} can't be opened: {error}") from error
+                add_periodic_jobs(scheduler, settings)
+            with start.step("take messages"):
+                await broker.start()
         service.announce_ready()
         await stop.wait()
     finally:

@@ -70,6 +70,7 @@ class DemoSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65_535)
     llm_port: int = Field(default=8001, ge=1, le=65_535)
+    scheduler_port: int = Field(default=9464, ge=1, le=65_535)
     gateway_url: Annotated[str, AfterValidator(lambda value: value.rstrip("/"))] = ""
     data_dir: Path = Field(default_factory=default_data_dir)
     database_url: str = ""

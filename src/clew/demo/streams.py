@@ -16,6 +16,7 @@ from clew.demo.settings import DemoError, DemoSettings
 
 _GRACEFUL_TIMEOUT_S: Final = 1.0
 _CLAIM_EVERY_S: Final = 1.0
+_PING_TIMEOUT_S: Final = 1.0
 
 Handler = Callable[..., Awaitable[None]]
 
@@ -31,6 +32,14 @@ def make_broker(settings: DemoSettings) -> RedisBroker:
     )
     instrumented: RedisBroker = clew.instrument(broker)
     return instrumented
+
+
+def watch(broker: RedisBroker) -> None:
+    """Have the health of the process tell whether Valkey answers: without it there is no work."""
+
+    @clew.health_check("valkey", timeout_s=_PING_TIMEOUT_S, critical=True)
+    async def answers() -> bool:
+        return await broker.ping(timeout=_PING_TIMEOUT_S)
 
 
 def subscribe(broker: RedisBroker, stream: str, handler: Handler, *, group: str, settings: DemoSettings) -> None:

@@ -49,6 +49,7 @@ class Addresses:
     endpoint: str
     valkey_url: str
     llm_url: str
+    scheduler_url: str
     data_dir: Path
 
 
@@ -84,9 +85,15 @@ class DemoSystem:
             endpoint=external or console_url,
             valkey_url=(os.environ.get("VALKEY_URL") and self.settings.valkey_url) or own_valkey,
             llm_url=os.environ.get("OPENAI_BASE_URL") or f"http://127.0.0.1:{self._ports['llm']}/v1",
+            scheduler_url=f"http://127.0.0.1:{self._ports['scheduler']}",
             data_dir=self._folder,
         )
         self._processes = ProcessGroup(self._folder, should_stop=should_stop)
+
+    @property
+    def history_url(self) -> str:
+        """Where the runs of jobs are kept."""
+        return os.environ.get("CLEW_DATABASE_URL") or f"sqlite:///{self._folder / 'history.db'}"
 
     @property
     def members(self) -> list[ManagedProcess]:
@@ -175,6 +182,8 @@ class DemoSystem:
             "OTEL_BSP_SCHEDULE_DELAY": "500",
             "OTEL_RESOURCE_ATTRIBUTES": "service.namespace=clew-demo,deployment.environment.name=demo",
             "CLEW_SPOOL_DIR": str(self._folder / "spool"),
+            "CLEW_DATABASE_URL": self.history_url,
+            "CLEW_HEARTBEAT_S": "2",
             "OPENAI_API_KEY": "stand-in",
         }
         fixed = {
@@ -186,6 +195,7 @@ class DemoSystem:
             "DEMO_HOST": "127.0.0.1",
             "DEMO_PORT": str(self._ports["gateway"]),
             "DEMO_LLM_PORT": str(self._ports["llm"]),
+            "DEMO_SCHEDULER_PORT": str(self._ports["scheduler"]),
             "DEMO_GATEWAY_URL": self.addresses.gateway_url,
             "PYTHONUNBUFFERED": "1",
         }
@@ -198,6 +208,7 @@ def _choose_ports(wishes: Wishes, *, has_console: bool) -> dict[str, int]:
     chosen = {
         "gateway": ports.choose("the gateway", option="--port", asked=wishes.port, preferred=8000),
         "llm": ports.choose("the language model", option="DEMO_LLM_PORT", asked=0, preferred=0),
+        "scheduler": ports.choose("the scheduler", option="DEMO_SCHEDULER_PORT", asked=0, preferred=9464),
         "valkey": ports.choose("Valkey", option="VALKEY_URL", asked=0, preferred=0),
     }
     if has_console:
