@@ -18,10 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from clew.diagnostics import ClewError
 from clew.history.migrations import HEAD
+from clew.history.patience import connection_class
 
 VERSION_TABLE: Final = "clew_alembic_version"
 _WRITES: Final = "clew_writes"
 _UPGRADE_LOCK: Final = 0x636C6577  # "clew", as the key of PostgreSQL's advisory lock
+_UPGRADE_PATIENCE_S: Final = 600.0
 _CONNECT_TIMEOUT_S: Final = 3
 _BUSY_TIMEOUT_S: Final = 5.0
 
@@ -35,26 +37,29 @@ class Database:
 
     Args:
         url: ``sqlite:///...`` or ``postgresql+psycopg://...``, as :meth:`clew.settings.Settings.history_url` returns it.
+        patience_s: how long an answer is waited for, in seconds, before the connection is given up.
 
     Raises:
         DatabaseError: the URL can't be read, or its driver is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_s: float = 35.0) -> None:
+        self._inherited: list[object] = []
         try:
             self.url: URL = make_url(url)
-            self.engine = _engine(self.url)
+            self.engine = _engine(self.url, patience_s)
         except ModuleNotFoundError as error:
             raise DatabaseError(
                 f"{error.name} is missing, which PostgreSQL needs: pip install 'clew[postgresql]'"
             ) from error
         except SQLAlchemyError as error:
             raise DatabaseError(f"CLEW_DATABASE_URL can't be read: {error}") from error
+        self._file = self._file_id()
         known = weakref.ref(self)
 
         def forget_connections() -> None:
             if (living := known()) is not None:
-                living.engine.dispose(close=False)
+                living._leave_connections()
 
         os.register_at_fork(after_in_child=forget_connections)
 
@@ -66,6 +71,32 @@ class Database:
     def __str__(self) -> str:
         """Return the URL without its password."""
         return self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; it may be used on."""
+        self.engine.dispose()
+
+    def was_replaced(self) -> bool:
+        """Tell whether SQLite's file is another one than before: what is written to a deleted file is lost."""
+        before, self._file = self._file, self._file_id()
+        if before is None or before == self._file:
+            return False
+        self.engine.dispose()
+        return True
+
+    def _file_id(self) -> tuple[int, int] | None:
+        if not self.is_sqlite or not self.url.database:
+            return None
+        try:
+            found = Path(self.url.database).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _leave_connections(self) -> None:
+        # Closing a copy of the parent's connection could end it for the parent, and SQLite's file with it
+        self._inherited.append(self.engine.pool)
+        self.engine.dispose(close=False)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -148,6 +179,11 @@ class Database:
         config.set_main_option("path_separator", "os")
         with self.write() as connection:
             if not self.is_sqlite:
+                # Of this transaction; changing large tables takes its time
+                driver: Any = connection.connection.driver_connection
+                driver.patience_s = _UPGRADE_PATIENCE_S
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
+                connection.execute(text("SET LOCAL lock_timeout = '60s'"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             found = _revision(connection)
             config.attributes["connection"] = connection
@@ -173,9 +209,9 @@ def _revision(connection: Connection) -> str | None:
     return found
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, patience_s: float) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(
+        engine = create_engine(
             url,
             pool_size=2,
             max_overflow=8,
@@ -189,6 +225,18 @@ def _engine(url: URL) -> Engine:
                 "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC",
             },
         )
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(_dialect: object, _record: object, arguments: Any, options: Any) -> Any:
+            connection = connection_class().connect(*arguments, **options)
+            connection.patience_s = patience_s
+            return connection
+
+        @event.listens_for(engine, "checkout")
+        def _taken(connection: Any, _record: object, _proxy: object) -> None:
+            connection.patience_s = patience_s
+
+        return engine
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
