@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import sqlite3
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from clew import clock
 from clew.diagnostics import ClewError
 from clew.history.migrations import HEAD
 from clew.history.patience import connection_class
@@ -26,6 +30,7 @@ _UPGRADE_LOCK: Final = 0x636C6577  # "clew", as the key of PostgreSQL's advisory
 _UPGRADE_PATIENCE_S: Final = 600.0
 _CONNECT_TIMEOUT_S: Final = 3
 _BUSY_TIMEOUT_S: Final = 5.0
+_BUSY_PAUSE_S: Final = (0.0005, 0.005)
 
 
 class DatabaseError(ClewError):
@@ -209,6 +214,25 @@ def _revision(connection: Connection) -> str | None:
     return found
 
 
+def _begin_to_write(connection: Connection) -> None:
+    """Wait for other processes by looking again soon: SQLite itself looks ever more seldom, and the one that waits longest is last."""
+    driver: Any = connection.connection.driver_connection
+    until = clock.monotonic_s() + _BUSY_TIMEOUT_S
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or clock.monotonic_s() > until:
+                    raise OperationalError("BEGIN IMMEDIATE", None, error) from error
+                time.sleep(random.uniform(*_BUSY_PAUSE_S))  # noqa: S311 - spreads the attempts
+            else:
+                return
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
+
+
 def _engine(url: URL, patience_s: float) -> Engine:
     if url.get_backend_name() != "sqlite":
         engine = create_engine(
@@ -249,7 +273,9 @@ def _engine(url: URL, patience_s: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get(_WRITES):
+            _begin_to_write(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
