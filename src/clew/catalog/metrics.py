@@ -135,5 +135,30 @@ TELEMETRY_PENDING = Metric(
     description="Spans, log records and metric points that wait in memory or in this process's part of the spool.",
     labels=("clew.signal",),
 )
+HISTORY_ACCEPTED = Metric(
+    name="clew.history.accepted",
+    type="counter",
+    unit="{row}",
+    description="Rows that this process gave to the durable records.",
+)
+HISTORY_WRITTEN = Metric(
+    name="clew.history.written",
+    type="counter",
+    unit="{row}",
+    description="Rows of this process that are in the database.",
+)
+HISTORY_DROPPED = Metric(
+    name="clew.history.dropped",
+    type="counter",
+    unit="{row}",
+    description="Rows of this process that were lost, by reason.",
+    labels=("clew.drop.reason",),
+)
+HISTORY_PENDING = Metric(
+    name="clew.history.pending",
+    type="gauge",
+    unit="{row}",
+    description="Rows that wait in memory or in this process's part of the spool.",
+)
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

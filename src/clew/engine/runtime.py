@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Protocol
 from opentelemetry.sdk.resources import Resource
 
 from clew import clock, diagnostics
+from clew.catalog.kind import Metric
 from clew.catalog.metrics import TELEMETRY_DELIVERED, TELEMETRY_DROPPED, TELEMETRY_EMITTED, TELEMETRY_PENDING
 from clew.engine import logger as logger_module
 from clew.engine import logs
@@ -31,7 +32,7 @@ from clew.pipeline.redaction import Redactor
 from clew.pipeline.resource import build_resource
 from clew.pipeline.tracing import Tracer
 from clew.pipeline.transport import Transport
-from clew.settings import SIGNALS, Settings, Signal
+from clew.settings import SIGNALS, Settings
 
 logger = logging.getLogger("clew")
 
@@ -71,7 +72,14 @@ class Part(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class _OtherAccount:
+    read: Callable[[], Account]
+    metrics: Mapping[str, Metric]
+
+
 state: Final = State()
+_accounts: Final[dict[str, _OtherAccount]] = {}
 _parts: Final[list[Part]] = []
 _lock = threading.RLock()
 _exit_registered = False
@@ -329,9 +337,21 @@ class _Ending:
         return self._finished
 
 
-def accounts() -> dict[Signal, Account]:
-    """Return what became of everything emitted so far, by signal."""
-    return state.pipeline.accounts() if state.pipeline is not None else {}
+def accounts() -> dict[str, Account]:
+    """Return what became of everything emitted so far, by signal; ``history`` are the rows of the durable records."""
+    found: dict[str, Account] = dict(state.pipeline.accounts()) if state.pipeline is not None else {}
+    return found | {name: account.read() for name, account in _accounts.items()}
+
+
+def add_account(name: str, read: Callable[[], Account], **metrics: Metric) -> None:
+    """Have something beside telemetry shown among the accounts.
+
+    Args:
+        name: what it is called there.
+        read: returns it.
+        metrics: ``emitted``, ``delivered``, ``dropped`` (with a label for the reason) and ``pending``.
+    """
+    _accounts[name] = _OtherAccount(read=read, metrics=metrics)
 
 
 @contextmanager
@@ -370,7 +390,14 @@ def _count_deliveries() -> None:
     """Set the metrics of what became of everything emitted."""
     emitted, delivered = registry.declared(TELEMETRY_EMITTED), registry.declared(TELEMETRY_DELIVERED)
     dropped, pending = registry.declared(TELEMETRY_DROPPED), registry.declared(TELEMETRY_PENDING)
-    for name, account in accounts().items():
+    for other in _accounts.values():
+        account = other.read()
+        registry.declared(other.metrics["emitted"]).set_total(account.emitted)
+        registry.declared(other.metrics["delivered"]).set_total(account.delivered)
+        registry.declared(other.metrics["pending"]).set(account.pending)
+        for reason, items in account.dropped.items():
+            registry.declared(other.metrics["dropped"]).set_total(items, **{"clew.drop.reason": reason})
+    for name, account in state.pipeline.accounts().items() if state.pipeline is not None else ():
         labels = {"clew.signal": name}
         emitted.set_total(account.emitted, **labels)
         delivered.set_total(account.delivered, **labels)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import sqlite3
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +17,20 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from clew import clock
 from clew.diagnostics import ClewError
 from clew.history.migrations import HEAD
+from clew.history.patience import connection_class
 
 VERSION_TABLE: Final = "clew_alembic_version"
 _WRITES: Final = "clew_writes"
 _UPGRADE_LOCK: Final = 0x636C6577  # "clew", as the key of PostgreSQL's advisory lock
+_UPGRADE_PATIENCE_S: Final = 600.0
 _CONNECT_TIMEOUT_S: Final = 3
 _BUSY_TIMEOUT_S: Final = 5.0
+_BUSY_PAUSE_S: Final = (0.0005, 0.005)
 
 
 class DatabaseError(ClewError):
@@ -35,26 +42,29 @@ class Database:
 
     Args:
         url: ``sqlite:///...`` or ``postgresql+psycopg://...``, as :meth:`clew.settings.Settings.history_url` returns it.
+        patience_s: how long an answer is waited for, in seconds, before the connection is given up.
 
     Raises:
         DatabaseError: the URL can't be read, or its driver is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_s: float = 35.0) -> None:
+        self._inherited: list[object] = []
         try:
             self.url: URL = make_url(url)
-            self.engine = _engine(self.url)
+            self.engine = _engine(self.url, patience_s)
         except ModuleNotFoundError as error:
             raise DatabaseError(
                 f"{error.name} is missing, which PostgreSQL needs: pip install 'clew[postgresql]'"
             ) from error
         except SQLAlchemyError as error:
             raise DatabaseError(f"CLEW_DATABASE_URL can't be read: {error}") from error
+        self._file = self._file_id()
         known = weakref.ref(self)
 
         def forget_connections() -> None:
             if (living := known()) is not None:
-                living.engine.dispose(close=False)
+                living._leave_connections()
 
         os.register_at_fork(after_in_child=forget_connections)
 
@@ -66,6 +76,32 @@ class Database:
     def __str__(self) -> str:
         """Return the URL without its password."""
         return self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; it may be used on."""
+        self.engine.dispose()
+
+    def was_replaced(self) -> bool:
+        """Tell whether SQLite's file is another one than before: what is written to a deleted file is lost."""
+        before, self._file = self._file, self._file_id()
+        if before is None or before == self._file:
+            return False
+        self.engine.dispose()
+        return True
+
+    def _file_id(self) -> tuple[int, int] | None:
+        if not self.is_sqlite or not self.url.database:
+            return None
+        try:
+            found = Path(self.url.database).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _leave_connections(self) -> None:
+        # Closing a copy of the parent's connection could end it for the parent, and SQLite's file with it
+        self._inherited.append(self.engine.pool)
+        self.engine.dispose(close=False)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -148,6 +184,11 @@ class Database:
         config.set_main_option("path_separator", "os")
         with self.write() as connection:
             if not self.is_sqlite:
+                # Of this transaction; changing large tables takes its time
+                driver: Any = connection.connection.driver_connection
+                driver.patience_s = _UPGRADE_PATIENCE_S
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
+                connection.execute(text("SET LOCAL lock_timeout = '60s'"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             found = _revision(connection)
             config.attributes["connection"] = connection
@@ -173,9 +214,28 @@ def _revision(connection: Connection) -> str | None:
     return found
 
 
-def _engine(url: URL) -> Engine:
+def _begin_to_write(connection: Connection) -> None:
+    """Wait for other processes by looking again soon: SQLite itself looks ever more seldom, and the one that waits longest is last."""
+    driver: Any = connection.connection.driver_connection
+    until = clock.monotonic_s() + _BUSY_TIMEOUT_S
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or clock.monotonic_s() > until:
+                    raise OperationalError("BEGIN IMMEDIATE", None, error) from error
+                time.sleep(random.uniform(*_BUSY_PAUSE_S))  # noqa: S311 - spreads the attempts
+            else:
+                return
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
+
+
+def _engine(url: URL, patience_s: float) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(
+        engine = create_engine(
             url,
             pool_size=2,
             max_overflow=8,
@@ -189,6 +249,18 @@ def _engine(url: URL) -> Engine:
                 "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC",
             },
         )
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(_dialect: object, _record: object, arguments: Any, options: Any) -> Any:
+            connection = connection_class().connect(*arguments, **options)
+            connection.patience_s = patience_s
+            return connection
+
+        @event.listens_for(engine, "checkout")
+        def _taken(connection: Any, _record: object, _proxy: object) -> None:
+            connection.patience_s = patience_s
+
+        return engine
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -201,7 +273,9 @@ def _engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get(_WRITES):
+            _begin_to_write(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine

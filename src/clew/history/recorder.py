@@ -7,51 +7,35 @@ are written in batches. Every write may be done twice to no harm, because what w
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
-import psutil
 from opentelemetry import trace
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from clew import clock
-from clew.catalog import semconv
+from clew.catalog.metrics import HISTORY_ACCEPTED, HISTORY_DROPPED, HISTORY_PENDING, HISTORY_WRITTEN
 from clew.diagnostics import report
 from clew.engine import runtime
 from clew.engine.context import correlation_id
-from clew.history import processes
 from clew.history.database import Database, DatabaseError
-from clew.history.writing import Change, write
-from clew.pipeline.breaker import Breaker
+from clew.history.origin import Origin, origin
+from clew.history.writer import Fate, Writer, tell
+from clew.history.writing import Change
+from clew.pipeline.ledger import Account
 from clew.settings import Settings
-
-logger = logging.getLogger("clew.history")
 
 MAX_BATCH_ROWS: Final = 1_000
 MAX_QUEUED_ROWS: Final = 20_000
 RECORD_INTERVAL_S: Final = 1.0
 COMMIT_WAIT_S: Final = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Who writes: the service and its instance, and the process that can be looked for when it falls silent."""
-
-    service: str
-    instance: str
-    host: str
-    pid: int
-    process_started_at: datetime
-    process_key: str | None
+# What is kept of a deadline at the end of the process to write to disk what the database did not take
+_SPOOLING_SHARE: Final = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,15 +52,19 @@ class Chore:
 
     name: str
     interval_s: float
-    do: Callable[[Connection], None]
+    do: Callable[[Connection], object]
     writes: bool = True
     due_at: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Queued:
     change: Change
     done: Future[bool] | None = field(default=None)
+
+    def settle(self, *, committed: bool) -> None:
+        if self.done is not None:
+            self.done.set_result(committed)
 
 
 class Recorder:
@@ -88,17 +76,30 @@ class Recorder:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._writer = Writer(settings)
+        self._chores: list[Chore] = []
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._origin: Origin | None = None
-        self.database = Database(settings.history_url())
         self._steering: deque[_Queued] = deque()
         self._recording: deque[_Queued] = deque()
-        self._chores: list[Chore] = []
+        self._in_hand: list[_Queued] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._breaker = Breaker()
-        self._is_ready = False
+        self._is_late = False
         self._is_closing = False
+        self._has_ended = False
         self._flushes: list[threading.Event] = []
+
+    @property
+    def database(self) -> Database:
+        """Where it writes to."""
+        return self._writer.database
+
+    def account(self) -> Account:
+        """Return what became of the rows of this process: accepted (``emitted``), written (``delivered``), dropped, pending."""
+        return self._writer.account()
 
     # What rows have in common
 
@@ -106,7 +107,7 @@ class Recorder:
     def origin(self) -> Origin:
         """Who writes."""
         if self._origin is None:
-            self._origin = _origin(runtime.resource_attributes())
+            self._origin = origin()
         return self._origin
 
     def row(self, **columns: Any) -> dict[str, Any]:
@@ -127,14 +128,7 @@ class Recorder:
 
     def record(self, change: Change) -> None:
         """Have a row written with the next batch; never waits."""
-        with self._wake:
-            if len(self._recording) >= MAX_QUEUED_ROWS:
-                self._drop("queue_full", 1)
-                return
-            self._recording.append(_Queued(change))
-            self._start()
-            if len(self._recording) >= MAX_BATCH_ROWS:
-                self._wake.notify()
+        self._queue(self._recording, _Queued(change))
 
     def steer(self, change: Change) -> Future[bool]:
         """Have a row committed at once.
@@ -143,26 +137,31 @@ class Recorder:
             What is done when it was committed (true), or is kept elsewhere because the database is away (false).
         """
         done: Future[bool] = Future()
-        with self._wake:
-            self._steering.append(_Queued(change, done))
-            self._start()
-            self._wake.notify()
+        self._queue(self._steering, _Queued(change, done))
         return done
 
-    def steer_and_wait(self, change: Change) -> None:
-        """Have a row committed at once and wait for it, a second at most; on an event loop, go on without waiting."""
-        done = self.steer(change)
-        if not self._breaker.pause_s and not _on_event_loop():
-            try:
-                done.result(COMMIT_WAIT_S)
-            except TimeoutError:
-                return
+    def steer_and_wait(self, change: Change) -> bool:
+        """Have a row committed at once and wait for it, a second at most; on an event loop, go on without waiting.
 
-    async def steer_and_await(self, change: Change) -> None:
-        """Have a row committed at once and await it, a second at most."""
+        Returns:
+            True when it is in the database for sure. Else it may be there, waits in memory or on disk, or was counted as lost.
+        """
         done = self.steer(change)
-        if not self._breaker.pause_s:
+        if not self._is_worth_waiting() or _on_event_loop() or threading.current_thread() is self._thread:
+            return done.done() and done.result()
+        try:
+            return done.result(COMMIT_WAIT_S)
+        except TimeoutError:
+            self._is_late = True
+            return False
+
+    async def steer_and_await(self, change: Change) -> bool:
+        """Have a row committed at once and await it, a second at most; returns what :meth:`steer_and_wait` does."""
+        done = self.steer(change)
+        if self._is_worth_waiting():
             await asyncio.wait([asyncio.wrap_future(done)], timeout=COMMIT_WAIT_S)
+            self._is_late = self._is_late or not done.done()
+        return done.done() and done.result()
 
     def add_chore(self, chore: Chore) -> None:
         """Have something done at intervals from now on."""
@@ -172,10 +171,41 @@ class Recorder:
             self._start()
             self._wake.notify()
 
+    def hurry(self, name: str) -> None:
+        """Have a chore done now rather than when it is due."""
+        with self._wake:
+            for chore in self._chores:
+                if chore.name == name:
+                    chore.due_at = 0.0
+            self._start()
+            self._wake.notify()
+
+    def _queue(self, queue: deque[_Queued], queued: _Queued) -> None:
+        self._writer.accept()
+        with self._wake:
+            ended, full = self._has_ended, len(queue) >= MAX_QUEUED_ROWS
+            if not ended and not full:
+                queue.append(queued)
+                self._start()
+                if queue is self._steering or len(queue) >= MAX_BATCH_ROWS:
+                    self._wake.notify()
+                return
+        if ended:
+            # Nobody writes any more: the next start does
+            self._writer.keep([queued.change])
+            self._writer.release()
+        else:
+            self._writer.lose("queue_full", 1)
+        queued.settle(committed=False)
+
+    def _is_worth_waiting(self) -> bool:
+        # Where one has waited in vain, the others need not
+        return self._writer.is_well() and not self._is_late
+
     # Life
 
     def flush(self, timeout_s: float) -> bool:
-        """Write what waits; return whether nothing does any more."""
+        """Write what waits, on disk as well; return whether nothing waits in memory any more."""
         with self._wake:
             if self._thread is None or not self._thread.is_alive():
                 return not (self._steering or self._recording)
@@ -185,54 +215,71 @@ class Recorder:
         return done.wait(timeout_s)
 
     def shutdown(self, timeout_s: float) -> bool:
-        """Write what waits and end the thread."""
+        """Write what waits and end the thread; what is not written in time waits on disk for the next start."""
         with self._wake:
             self._is_closing = True
             thread = self._thread
             self._wake.notify()
-        if thread is None:
-            return True
-        thread.join(timeout_s)
-        return not thread.is_alive()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s * (1 - _SPOOLING_SHARE))
+        with self._wake:
+            self._has_ended = True
+            left = [*self._in_hand, *self._steering, *self._recording]
+            self._in_hand = []
+            self._steering.clear()
+            self._recording.clear()
+        self._writer.keep([queued.change for queued in left])
+        for queued in left:
+            queued.settle(committed=False)
+        self._writer.release()
+        self._writer.say_what_was_lost()
+        return True
 
     def reset_after_fork(self) -> None:
         """Leave to the parent what was the parent's."""
-        self._origin = None
-        self._steering, self._recording = deque(), deque()
-        self._wake = threading.Condition()
-        self._thread, self._flushes = None, []
-        self._is_closing = False
+        self._start_anew()
+        self._writer.reset_after_fork()
         for chore in self._chores:
             chore.due_at = clock.monotonic_s() + chore.interval_s
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="clew-history", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="clew-history", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # The interpreter is ending: the shutdown writes to disk what waits
+                return
+            self._thread = thread
 
     def _run(self) -> None:
         while True:
             with self._wake:
                 self._wake.wait_for(self._has_work, timeout=self._idle_s())
                 flushes, self._flushes = self._flushes, []
-                closing = self._is_closing
-                batch = self._take()
+                closing, ended = self._is_closing, self._has_ended
+            if ended:
+                # The shutdown did not wait for what this thread was at
+                return
             try:
-                self._handle(batch)
-                while flushes or closing:
-                    with self._wake:
-                        batch = self._take()
-                    if not batch:
-                        break
-                    self._handle(batch)
-                self._do_chores()
+                self._work(drain=bool(flushes) or closing)
             except Exception as error:
-                report("history", error)
+                tell("history", error)
             for flushed in flushes:
                 flushed.set()
             if closing:
-                self.database.engine.dispose()
+                self.database.close()
                 return
+
+    def _work(self, *, drain: bool) -> None:
+        if drain:
+            self._writer.try_again()
+        self._writer.replay()
+        while batch := self._take():
+            self._handle(batch)
+            if not drain:
+                break
+        self._do_chores()
 
     def _has_work(self) -> bool:
         return bool(self._steering or self._flushes or self._is_closing or len(self._recording) >= MAX_BATCH_ROWS)
@@ -242,70 +289,40 @@ class Recorder:
         dues = [chore.due_at - now for chore in self._chores]
         if self._recording:
             dues.append(RECORD_INTERVAL_S)
-        return max(0.0, min(dues, default=3600.0))
+        return max(0.0, min(self._writer.next_attempt_s(), *dues, threading.TIMEOUT_MAX))
 
     def _take(self) -> list[_Queued]:
         taken: list[_Queued] = []
-        for queue in (self._steering, self._recording):
-            while queue and len(taken) < MAX_BATCH_ROWS:
-                taken.append(queue.popleft())
+        with self._wake:
+            for queue in (self._steering, self._recording):
+                while queue and len(taken) < MAX_BATCH_ROWS:
+                    taken.append(queue.popleft())
+            self._in_hand = taken
         return taken
 
     def _handle(self, batch: list[_Queued]) -> None:
-        if not batch:
-            return
-        committed = False
-        if self._breaker.allows():
-            try:
-                self._write([queued.change for queued in batch])
-                committed = True
-            except (SQLAlchemyError, DatabaseError, OSError) as error:
-                self._complain(error)
-        if not committed:
-            self._keep([queued.change for queued in batch])
-        for queued in batch:
-            if queued.done is not None:
-                queued.done.set_result(committed)
-
-    def _prepare(self) -> None:
-        if not self._is_ready:
-            self.database.ensure(auto_upgrade=self.settings.database_auto_upgrade)
-            self._is_ready = True
-
-    def _write(self, changes: list[Change]) -> None:
-        self._prepare()
-        with self.database.write() as connection:
-            write(connection, changes)
-        if self._breaker.mend():
-            logger.warning("the history in %s is written to again", self.database)
-
-    def _keep(self, changes: list[Change]) -> None:
-        """Keep what the database did not take."""
-        self._drop("no_database", len(changes))
-
-    def _drop(self, reason: str, rows: int) -> None:
-        report("history", f"{rows} rows lost: {reason}")
-
-    def _complain(self, error: Exception) -> None:
-        if self._breaker.trip():
-            logger.warning("the history in %s can't be written to: %s", self.database, error)
+        changes = [queued.change for queued in batch]
+        fates: list[Fate] = ["kept"] * len(batch)
+        try:
+            fates = self._writer.put(changes)
+        finally:
+            with self._wake:
+                # Else the shutdown could not wait any longer, and has written them to disk
+                ours = self._in_hand is batch
+                self._in_hand = []
+            if ours:
+                self._writer.settle(changes, fates)
+                for queued, fate in zip(batch, fates, strict=True):
+                    queued.settle(committed=fate == "written")
+        if self._writer.is_well():
+            self._is_late = False
 
     def _do_chores(self) -> None:
         now = clock.monotonic_s()
-        for chore in self._chores:
-            if now < chore.due_at:
-                continue
-            chore.due_at = now + chore.interval_s
-            if not self._breaker.allows():
-                continue
-            try:
-                self._prepare()
-                with self.database.write() if chore.writes else self.database.read() as connection:
-                    chore.do(connection)
-            except (SQLAlchemyError, DatabaseError, OSError) as error:
-                self._complain(error)
-            except Exception as error:
-                report(f"history: {chore.name}", error)
+        for chore in list(self._chores):
+            if now >= chore.due_at:
+                chore.due_at = now + chore.interval_s
+                self._writer.do_chore(chore.name, chore.do, writes=chore.writes)
 
 
 _recorder: Recorder | None = None
@@ -329,6 +346,14 @@ def recorder() -> Recorder | None:
                 report("history", error)
                 return None
             runtime.add_part(made)
+            runtime.add_account(
+                "history",
+                made.account,
+                emitted=HISTORY_ACCEPTED,
+                delivered=HISTORY_WRITTEN,
+                dropped=HISTORY_DROPPED,
+                pending=HISTORY_PENDING,
+            )
             _recorder = made
     return _recorder
 
@@ -341,18 +366,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _origin(resource: Mapping[str, Any]) -> Origin:
-    pid = os.getpid()
-    return Origin(
-        service=str(resource.get(semconv.SERVICE_NAME, "")),
-        instance=str(resource.get(semconv.SERVICE_INSTANCE_ID, "")),
-        host=socket.gethostname(),
-        pid=pid,
-        process_started_at=datetime.fromtimestamp(psutil.Process(pid).create_time(), tz=UTC),
-        process_key=processes.key_of(pid),
-    )
 
 
 def _on_event_loop() -> bool:

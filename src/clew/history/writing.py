@@ -139,6 +139,8 @@ def _count(connection: Connection, rows: list[dict[str, Any]]) -> None:
 @lru_cache(maxsize=256)
 def _insertion(dialect: str, table_name: str, columns: tuple[str, ...], is_end: bool) -> Any:  # noqa: FBT001 - a part of the key
     insert = _insert(dialect, table_name)
+    if unknown := set(columns) - set(insert.table.columns.keys()):
+        raise KeyError(f"{table_name} has no column {', '.join(sorted(unknown))}")
     if not is_end:
         return insert.on_conflict_do_nothing(index_elements=["id"])
     return insert.on_conflict_do_update(

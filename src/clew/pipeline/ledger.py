@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from clew.settings import SIGNALS, Signal
+from clew.settings import SIGNALS
 
 Count = Literal["emitted", "delivered", "spooled", "replayed", "abandoned"]
 
@@ -41,20 +42,23 @@ class Ledger:
     """Counts, for one process, what became of each item of each signal.
 
     Who reads takes no lock: it may be a signal handler that interrupted anything.
+
+    Args:
+        signals: what there is an account of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[str] = SIGNALS) -> None:
         self._lock = threading.Lock()
-        self._accounts: dict[Signal, Account] = {signal: Account() for signal in SIGNALS}
+        self._accounts: dict[str, Account] = {signal: Account() for signal in signals}
 
-    def count(self, signal: Signal, what: Count, items: int = 1) -> None:
+    def count(self, signal: str, what: Count, items: int = 1) -> None:
         """Add to one of the numbers."""
         with self._lock:
             account = self._accounts[signal]
             changed: dict[str, int] = {what: getattr(account, what) + items}
             self._accounts[signal] = replace(account, **changed)  # type: ignore[arg-type]
 
-    def drop(self, signal: Signal, reason: str, items: int = 1) -> None:
+    def drop(self, signal: str, reason: str, items: int = 1) -> None:
         """Add to what was lost for ``reason``."""
         if items:
             with self._lock:
@@ -62,6 +66,6 @@ class Ledger:
                 dropped = {**account.dropped, reason: account.dropped.get(reason, 0) + items}
                 self._accounts[signal] = replace(account, dropped=dropped)
 
-    def account(self, signal: Signal) -> Account:
+    def account(self, signal: str) -> Account:
         """Return one signal's account as it stands."""
         return self._accounts[signal]

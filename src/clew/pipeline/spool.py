@@ -1,7 +1,7 @@
 """The disk spool: batches that could not be sent wait in bounded segment files, for this process, a sibling or the next start.
 
-A segment holds records of one signal: a header with a checksum of its own, and an encoded OTLP request with its checksum. At the
-start of the file stands how far it has been replayed. Its writer, and later the one process that replays it, hold a lock on the
+A segment holds records of one signal: a header with a checksum of its own, and an encoded OTLP request (or rows of the durable
+records, whose only "signal" they are) with its checksum. At the start of the file stands how far it has been replayed. Its writer, and later the one process that replays it, hold a lock on the
 file, so no record is replayed by two at a time. A record that a crash cut short, or that is damaged, is skipped and counted.
 """
 
@@ -13,14 +13,14 @@ import struct
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 from clew import clock
-from clew.settings import SIGNALS, Signal
+from clew.settings import SIGNALS
 
 SEGMENT_BYTES: Final = 4 * 1024 * 1024
 _SUFFIX: Final = ".spool"
@@ -40,13 +40,13 @@ class SpooledBatch:
     """An encoded batch that waits.
 
     Attributes:
-        signal: which endpoint it goes to.
-        items: spans, log records or metric points in it.
-        body: the OTLP request.
+        signal: what is in it, and so where it goes.
+        items: spans, log records, metric points or rows in it.
+        body: the OTLP request, or the rows.
         compressed: the body is in gzip.
     """
 
-    signal: Signal
+    signal: str
     items: int
     body: bytes
     compressed: bool
@@ -98,16 +98,18 @@ class Spool:
         folder: made when first needed, readable by its owner only.
         max_bytes: the size of all segments of the folder together.
         max_age_s: segments last written longer ago than this are deleted instead of replayed.
+        signals: what waits there, each apart.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int, max_age_s: float) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int, max_age_s: float, signals: Sequence[str] = SIGNALS) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
         self.max_age_s = max_age_s
         self.complained = False
         """Whether it has been said that the spool takes nothing: once a process is enough."""
-        self._written: dict[Signal, _Segment] = {}
-        self._own: dict[Signal, dict[str, _Segment]] = {signal: {} for signal in SIGNALS}
+        self._signals = tuple(signals)
+        self._written: dict[str, _Segment] = {}
+        self._own: dict[str, dict[str, _Segment]] = {signal: {} for signal in self._signals}
         self._reading: set[int] = set()
         self._sequence = 0
         self._usage = 0
@@ -122,7 +124,7 @@ class Spool:
             OSError: the disk is full, the folder can't be written.
         """
         record = _RECORD.pack(
-            SIGNALS.index(batch.signal), batch.compressed, batch.items, len(batch.body), zlib.crc32(batch.body)
+            self._signals.index(batch.signal), batch.compressed, batch.items, len(batch.body), zlib.crc32(batch.body)
         )
         data = record + _CHECKSUM.pack(zlib.crc32(record)) + batch.body
         with self._lock:
@@ -144,7 +146,7 @@ class Spool:
             if segment.size >= SEGMENT_BYTES:
                 self._finish(batch.signal)
 
-    def replay(self, signal: Signal, reader: Reader, *, max_batches: int, until: float = float("inf")) -> None:
+    def replay(self, signal: str, reader: Reader, *, max_batches: int, until: float = float("inf")) -> None:
         """Hand waiting batches of a signal to a reader, oldest first, and forget those that are done with.
 
         Args:
@@ -163,7 +165,7 @@ class Spool:
             taken += done
         self._forget_taken_over(signal, reader)
 
-    def is_empty(self, signal: Signal | None = None) -> bool:
+    def is_empty(self, signal: str | None = None) -> bool:
         """Tell whether nothing waits in the folder, or nothing of a signal."""
         return next(iter(self._segments(signal)), None) is None
 
@@ -179,7 +181,7 @@ class Spool:
     def close(self) -> None:
         """Release the segments that are being written, so that another process may replay them."""
         with self._lock:
-            for signal in SIGNALS:
+            for signal in self._signals:
                 self._finish(signal)
 
     def reset_after_fork(self) -> None:
@@ -191,10 +193,10 @@ class Spool:
                 os.close(descriptor)
         self._reading = set()
         self._written = {}
-        self._own = {signal: {} for signal in SIGNALS}
+        self._own = {signal: {} for signal in self._signals}
         self._usage_read_at = float("-inf")
 
-    def _replay_path(self, signal: Signal, path: Path, reader: Reader, max_batches: int, until: float) -> int | None:
+    def _replay_path(self, signal: str, path: Path, reader: Reader, max_batches: int, until: float) -> int | None:
         """Return how many batches were done with, or ``None`` where the reader took no more."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -213,7 +215,7 @@ class Spool:
             _unlock(descriptor)
 
     def _replay_segment(
-        self, signal: Signal, path: Path, descriptor: int, reader: Reader, max_batches: int, until: float
+        self, signal: str, path: Path, descriptor: int, reader: Reader, max_batches: int, until: float
     ) -> int | None:
         own = self._own[signal].get(path.name)
         position = _position(descriptor)
@@ -249,7 +251,7 @@ class Spool:
         self._delete(signal, path)
         return taken
 
-    def _forget_taken_over(self, signal: Signal, reader: Reader) -> None:
+    def _forget_taken_over(self, signal: str, reader: Reader) -> None:
         """Settle segments of this process that a sibling has replayed to their end."""
         with self._lock:
             written = self._written.get(signal)
@@ -259,7 +261,7 @@ class Spool:
         for segment in gone:
             reader.taken_over(sum(items for _, items in segment.records))
 
-    def _segments(self, signal: Signal | None = None) -> Iterator[Path]:
+    def _segments(self, signal: str | None = None) -> Iterator[Path]:
         suffix = f".{signal}{_SUFFIX}" if signal else _SUFFIX
         try:
             paths = sorted(self.folder.iterdir())
@@ -280,7 +282,7 @@ class Spool:
             self._usage_read_at = now
         return self._usage
 
-    def _begin(self, signal: Signal) -> _Segment:
+    def _begin(self, signal: str) -> _Segment:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sequence += 1
         path = self.folder / f"{clock.now_ns():020d}-{os.getpid()}-{self._sequence}.{signal}{_SUFFIX}"
@@ -299,12 +301,12 @@ class Spool:
         segment = self._written[signal] = self._own[signal][path.name] = _Segment(path=path, descriptor=descriptor)
         return segment
 
-    def _finish(self, signal: Signal) -> None:
+    def _finish(self, signal: str) -> None:
         segment = self._written.pop(signal, None)
         if segment is not None:
             _unlock(segment.descriptor)
 
-    def _delete(self, signal: Signal, path: Path) -> None:
+    def _delete(self, signal: str, path: Path) -> None:
         self._usage_read_at = float("-inf")
         with self._lock:
             self._own[signal].pop(path.name, None)
