@@ -57,7 +57,7 @@ def write(connection: Connection, changes: Iterable[Change]) -> None:
         # Rows of one statement have the same columns
         rows.sort(key=sorted)
         for columns, alike in groupby(rows, key=sorted):
-            insert = _insert(connection, table)
+            insert = insert_into(connection, table)
             if is_end:
                 kept = {name: insert.excluded[name] for name in columns if name != "id"}
                 statement = insert.on_conflict_do_update(index_elements=["id"], set_=kept)
@@ -103,7 +103,7 @@ def count_ended(connection: Connection, deltas: Mapping[tuple[str, datetime, str
     if not rows:
         return
     table: Table = JobRunTotal.__table__  # type: ignore[assignment]
-    insert = _insert(connection, table)
+    insert = insert_into(connection, table)
     statement = insert.on_conflict_do_update(
         index_elements=["job", "hour", "status", "bucket"],
         set_={
@@ -127,7 +127,8 @@ def _count(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Count runs that end, and take back what was counted of them before: one taken for lost may end after all."""
     known: dict[str, Mapping[str, Any]] = {}
     columns = (JobRun.id, JobRun.job, JobRun.status, JobRun.finished_at, JobRun.duration_s)
-    query = select(*columns).where(JobRun.id.in_([row["id"] for row in rows]), JobRun.finished_at.is_not(None))
+    # Those that have not ended as well: they are locked, lest another process marks them as lost at the same time
+    query = select(*columns).where(JobRun.id.in_([row["id"] for row in rows])).order_by(JobRun.id)
     for found in connection.execute(query.with_for_update() if connection.dialect.name != "sqlite" else query):
         known[found.id] = dict(found._mapping)
     runs: Counter[tuple[str, datetime, str, int]] = Counter()
@@ -142,5 +143,6 @@ def _count(connection: Connection, rows: list[dict[str, Any]]) -> None:
     count_ended(connection, {key: (runs[key], float(seconds[key])) for key in runs})
 
 
-def _insert(connection: Connection, table: Table) -> Any:
+def insert_into(connection: Connection, table: Table) -> Any:
+    """Return an INSERT that can say what is done about rows that are there already, as the database has it."""
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
