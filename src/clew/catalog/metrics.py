@@ -79,6 +79,27 @@ JOB_MISFIRES = Metric(
     description="Runs that were due but were not started, because they were too late or because of too many running.",
     labels=("clew.job.name", "clew.job.misfire.reason"),
 )
+JOB_LOST = Metric(
+    name="clew.job.lost",
+    type="counter",
+    unit="{run}",
+    description="Runs whose process was gone before they ended, counted by the process that noticed.",
+    labels=("clew.job.name",),
+)
+JOB_DUPLICATES = Metric(
+    name="clew.job.duplicates",
+    type="counter",
+    unit="{run}",
+    description="Runs of a job that another process had fired as well, counted by the process that noticed.",
+    labels=("clew.job.name",),
+)
+JOB_LAST_SUCCESS = Metric(
+    name="clew.job.last_success.age",
+    type="gauge",
+    unit="s",
+    description="Time since a run of the job was last completed, by this process or before it started.",
+    labels=("clew.job.name",),
+)
 LLM_TOKENS = Metric(
     name=semconv.GEN_AI_CLIENT_TOKEN_USAGE,
     type="histogram",

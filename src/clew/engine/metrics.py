@@ -35,7 +35,7 @@ class MetricRegistry:
         self._exponential = False
         self._lock = threading.RLock()
         self._instruments: dict[str, Instrument] = {}
-        self._before: Callable[[], None] = _nothing
+        self._before: list[Callable[[], None]] = []
         self._left_ns = self._leaving_ns = clock.now_ns()
 
     def configure(self, settings: Settings, *, before_collection: Callable[[], None]) -> None:
@@ -46,11 +46,16 @@ class MetricRegistry:
             before_collection: called before points are read, to set what is counted elsewhere.
         """
         self.max_series = settings.max_series
-        self._before = before_collection
+        self.before_collection(before_collection)
         use_exemplar_filter(settings.exemplar_filter)
         self._exponential = settings.histogram_aggregation == "base2_exponential_bucket_histogram"
         for instrument in self._all():
             self._adopt(instrument)
+
+    def before_collection(self, setting: Callable[[], None]) -> None:
+        """Have something called before points are read, to set what is counted elsewhere. Once is enough."""
+        if setting not in self._before:
+            self._before.append(setting)
 
     def declared(self, declaration: Metric) -> Any:
         """Return the instrument of a metric of the catalogue."""
@@ -84,7 +89,8 @@ class MetricRegistry:
 
     def read(self, now_ns: int) -> ScopeMetrics | None:
         """Return the points of everything so far, or ``None`` when there are none. Nobody else's points become others by it."""
-        self._before()
+        for setting in self._before:
+            setting()
         return _scope([instrument.read(now_ns) for instrument in self._all()])
 
     def leave(self, now_ns: int, *, delta: bool) -> ScopeMetrics | None:
@@ -94,7 +100,8 @@ class MetricRegistry:
             now_ns: the time.
             delta: counters and histograms tell of what came since the last points, not of everything so far.
         """
-        self._before()
+        for setting in self._before:
+            setting()
         self._leaving_ns = now_ns
         since_ns = self._left_ns if delta else None
         return _scope([instrument.leave(now_ns, since_ns) for instrument in self._all()])
@@ -119,10 +126,6 @@ class MetricRegistry:
     def _all(self) -> list[Instrument]:
         with self._lock:
             return list(self._instruments.values())
-
-
-def _nothing() -> None:
-    """Have nothing to set before points are read."""
 
 
 def _scope(metrics: list[MetricData | None]) -> ScopeMetrics | None:

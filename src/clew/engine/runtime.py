@@ -81,6 +81,7 @@ class _OtherAccount:
 state: Final = State()
 _accounts: Final[dict[str, _OtherAccount]] = {}
 _parts: Final[list[Part]] = []
+_unfinished: Final[list[Callable[[], bool]]] = []
 _lock = threading.RLock()
 _exit_registered = False
 _held_up_s = 0.0
@@ -231,6 +232,32 @@ def add_part(part: Part) -> None:
             _parts.append(part)
 
 
+def let_finish(goes_on: Callable[[], bool]) -> None:
+    """Have a signal that ends the process leave the app running until the deadline while something goes on that may finish.
+
+    Args:
+        goes_on: tells whether it does.
+    """
+    with _lock:
+        if goes_on not in _unfinished:
+            _unfinished.append(goes_on)
+
+
+def hold_up_end(wait: Callable[[float], object]) -> None:
+    """Wait for something at the end of the process; what that takes is taken off the one deadline.
+
+    Args:
+        wait: gets the seconds that there are for it.
+    """
+    global _held_up_s
+    started = clock.monotonic_s()
+    left_s = _left_to_end_s()
+    try:
+        wait(left_s - min(_TELEMETRY_ENDING_S, left_s / 2))
+    finally:
+        _held_up_s += clock.monotonic_s() - started
+
+
 def _each_part(what: Literal["flush", "shutdown"], until: float) -> bool:
     done = True
     for part in reversed(_parts):
@@ -339,7 +366,7 @@ class _Ending:
 
 def accounts() -> dict[str, Account]:
     """Return what became of everything emitted so far, by signal; ``history`` are the rows of the durable records."""
-    found: dict[str, Account] = dict(state.pipeline.accounts()) if state.pipeline is not None else {}
+    found: dict[str, Account] = {**state.pipeline.accounts()} if state.pipeline is not None else {}
     return found | {name: account.read() for name, account in _accounts.items()}
 
 
@@ -429,6 +456,12 @@ def _flush_on_sigterm() -> None:
 def _terminate(signal_number: int, _frame: FrameType | None) -> None:
     lifecycle.stop()
     # In a thread of its own: the signal may have come while this one held a lock that the shutdown needs
+    is_over = _ending is not None and _ending.is_over
+    if not is_over and any(goes_on() for goes_on in _unfinished):
+        # It may go on in this very thread, or on its event loop: that is not held up, and ends when the shutdown is over
+        if _ending is None:
+            threading.Thread(target=_shut_down_and_terminate, name="clew-sigterm", daemon=True).start()
+        return
     ending = threading.Thread(target=shutdown, name="clew-sigterm", daemon=True)
     try:
         ending.start()
@@ -436,6 +469,11 @@ def _terminate(signal_number: int, _frame: FrameType | None) -> None:
     finally:
         signal.signal(signal_number, signal.SIG_DFL)
         os.kill(os.getpid(), signal_number)
+
+
+def _shut_down_and_terminate() -> None:
+    shutdown()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _flush_at_child_exit(_state: State) -> None:

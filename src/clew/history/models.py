@@ -64,6 +64,8 @@ class JobRun(_Recorded, Base):
 
     job: Mapped[str] = mapped_column(_Name)
     job_id: Mapped[str | None] = mapped_column(_Name)
+    job_key: Mapped[str | None] = mapped_column(String(64))
+    """What the same job has in every process, also where its id is made up in each."""
     source: Mapped[str] = mapped_column(String(32))
     trigger: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(16))
@@ -85,6 +87,7 @@ class JobRun(_Recorded, Base):
     process_started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     process_key: Mapped[str | None] = mapped_column(_Name)
     heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    heartbeat_s: Mapped[float | None] = mapped_column(Float)
     duplicate_of: Mapped[str | None] = mapped_column(String(ID_LENGTH))
 
     __table_args__ = (
@@ -131,6 +134,7 @@ class ScheduledJob(Base):
     scheduler: Mapped[str] = mapped_column(_Name, primary_key=True)
     job_id: Mapped[str] = mapped_column(_Name, primary_key=True)
     job: Mapped[str] = mapped_column(_Name)
+    job_key: Mapped[str | None] = mapped_column(String(64))
     service: Mapped[str] = mapped_column(_Name)
     trigger: Mapped[str] = mapped_column(Text)
     next_run_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -143,6 +147,7 @@ class ScheduledJob(Base):
     process_started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     process_key: Mapped[str | None] = mapped_column(_Name)
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    heartbeat_s: Mapped[float] = mapped_column(Float)
 
     __table_args__ = (Index("scheduled_jobs_by_job", "job_id"),)
 

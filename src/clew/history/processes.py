@@ -59,16 +59,21 @@ def is_gone(pid: int, key: str) -> bool | None:
     return None if found == _HIDDEN else found != started
 
 
+def host() -> str:
+    """Return what this machine is called."""
+    return socket.gethostname()
+
+
 @functools.cache
 def _space() -> str:
     """Return where numbers of processes mean the same: a machine since it started, and in it a namespace of processes."""
-    host = socket.gethostname()
+    name = host()
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         namespace = (_PROC / "self/ns/pid").readlink()
     except OSError:
-        return host
-    return f"{host}/{boot}/{namespace}"
+        return name
+    return f"{name}/{boot}/{namespace}"
 
 
 def _started(pid: int) -> str | None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from clew.history.models import Base, JobRun, JobRunDailyTotal, JobRunTotal
@@ -171,3 +171,8 @@ def _known_runs(dialect: str) -> Any:
 def _insert(dialect: str, table_name: str) -> Any:
     table = Base.metadata.tables[table_name]
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+
+
+def insert_into(connection: Connection, table: Table) -> Any:
+    """Return an INSERT that can say what is done about rows that are there already, as the database has it."""
+    return _insert(connection.dialect.name, table.name)

@@ -18,6 +18,8 @@ class Occasion:
         lateness_s: how much later it started, in seconds.
         attempt: 1 for the first.
         user_id: who asked for it.
+        job_key: what the same job has in every process that fires it, where that is known.
+        period_s: the time between two runs, where it begins when a process does, in seconds.
     """
 
     source: str = "clew"
@@ -27,3 +29,5 @@ class Occasion:
     lateness_s: float | None = None
     attempt: int = 1
     user_id: str | None = None
+    job_key: str | None = None
+    period_s: float | None = None

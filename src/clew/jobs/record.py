@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +23,20 @@ if TYPE_CHECKING:
 TABLE: Final = "job_runs"
 _MAX_NAME_BYTES: Final = 255
 _MAX_TRIGGER_BYTES: Final = 64
-_OWN: Final = ("clew.job.", "user.id", "error.type")
+# What has columns of its own
+_OWN: Final = frozenset(
+    {
+        "clew.job.name",
+        "clew.job.id",
+        "clew.job.trigger",
+        "clew.job.scheduled_at",
+        "clew.job.lateness_s",
+        "clew.job.attempt",
+        "clew.job.status",
+        "user.id",
+        "error.type",
+    }
+)
 
 
 class RunRecord:
@@ -37,21 +49,23 @@ class RunRecord:
 
     Attributes:
         id: the row's.
+        job: the job's name, as the row has it.
         progress: how much is done, from 0 to 1, where the job says so.
     """
 
-    __slots__ = ("_recorder", "_row", "id", "pid", "progress")
+    __slots__ = ("_recorder", "_row", "id", "job", "progress")
 
     def __init__(self, recorder: Recorder, job: str, occasion: Occasion) -> None:
         origin = recorder.origin
         self._recorder = recorder
         self.id = new_id()
-        self.pid = origin.pid
+        self.job = _name(job) or ""
         self.progress: float | None = None
         self._row: dict[str, Any] = {
             "id": self.id,
-            "job": _name(job) or "",
+            "job": self.job,
             "job_id": _name(occasion.job_id),
+            "job_key": occasion.job_key,
             "source": occasion.source,
             "trigger": payload.text(occasion.trigger, max_bytes=_MAX_TRIGGER_BYTES),
             "scheduled_at": occasion.scheduled_at,
@@ -62,6 +76,7 @@ class RunRecord:
             "pid": origin.pid,
             "process_started_at": origin.process_started_at,
             "process_key": _name(origin.process_key),
+            "heartbeat_s": recorder.settings.heartbeat_s,
         }
 
     @property
@@ -144,7 +159,7 @@ class RunRecord:
         }
 
     def _metadata(self, attributes: Mapping[str, Any]) -> Any:
-        own = {key: value for key, value in attributes.items() if not key.startswith(_OWN)}
+        own = {key: value for key, value in attributes.items() if key not in _OWN}
         return self.result(own) if own else None
 
     def _change(self, verb: Verb) -> Change:
@@ -169,14 +184,9 @@ def the_recorder() -> Recorder | None:
     if settings is None or not settings.history:
         return None
     # SQLAlchemy is imported by the first run, not with clew
-    from clew.history.recorder import recorder
+    from clew.jobs import upkeep
 
-    return recorder()
-
-
-def is_ours(record: RunRecord) -> bool:
-    """Tell whether this process started a run, rather than the one that it was forked from."""
-    return record.pid == os.getpid()
+    return upkeep.the_recorder()
 
 
 def _name(value: Any) -> str | None:

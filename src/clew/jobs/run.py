@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime  # noqa: F401 - the examples
 from types import TracebackType
@@ -23,9 +24,11 @@ from clew.engine.context import Carried, extract
 from clew.engine.decoration import decorate
 from clew.engine.metrics import registry
 from clew.engine.operation import Operation
+from clew.jobs.ending import ending
 from clew.jobs.occasion import Occasion
-from clew.jobs.record import RunRecord, is_ours, new_record
+from clew.jobs.record import RunRecord, new_record
 from clew.jobs.running import running
+from clew.jobs.success import successes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +38,7 @@ STATUS: Final = "clew.job.status"
 MisfireReason = Literal["late", "overlap"]
 _STATUSES: Final[dict[MisfireReason, str]] = {"late": "missed", "overlap": "skipped"}
 _NOTHING: Final = object()
+_CUT: Final = "the process ended before the run did"
 # What a job returns is kept where it is meant to be read; a response, a session or a table is not
 _JSON_LIKE: Final = (str, int, float, list, tuple, dict)
 
@@ -46,7 +50,7 @@ class JobRun(Operation):
     has ended: a thread waits for the commits, an event loop awaits them within ``async with`` and in a decorated coroutine.
     """
 
-    __slots__ = ("_is_over", "_message", "_record", "_result", "occasion")
+    __slots__ = ("_is_over", "_message", "_pid", "_record", "_result", "occasion")
 
     occasion: Occasion
 
@@ -56,6 +60,7 @@ class JobRun(Operation):
         self._record: RunRecord | None = None
         self._result: Any = _NOTHING
         self._message = ""
+        self._pid = 0
         self._is_over = False
 
     # What a user does with it
@@ -108,14 +113,14 @@ class JobRun(Operation):
 
     def begin(self, *, start_time_ns: int | None = None) -> None:
         """Start the run; its record is committed when this returns, but on an event loop, which is not made to wait."""
-        self._record = new_record(self.attributes["clew.job.name"], self.occasion)
+        self._prepare()
         super().begin(start_time_ns=start_time_ns)
         self._keep_start(RunRecord.wait)
         self._start_work()
 
     async def begin_async(self) -> None:
         """Start the run; await its record's commit."""
-        self._record = new_record(self.attributes["clew.job.name"], self.occasion)
+        self._prepare()
         super().begin()
         if (waiting := self._keep_start(RunRecord.wait_on_loop)) is not None:
             await waiting
@@ -129,6 +134,14 @@ class JobRun(Operation):
         """End the run; await that its record is complete."""
         if (waiting := self._keep_end(self._end(error), error, RunRecord.wait_on_loop)) is not None:
             await waiting
+
+    def cut(self) -> None:
+        """Mark the run as cancelled, because its process ends; should it end yet, its record is completed all the same."""
+        if running.discard(self):
+            self.interrupt("shutdown")
+            self._message = _CUT
+            self._end_operation(None)
+            self._keep_end(str(self.attributes[STATUS]), None, RunRecord.send)
 
     def misfire(self, reason: MisfireReason) -> None:
         """End the run as one that did not start, and count it."""
@@ -201,16 +214,25 @@ class JobRun(Operation):
 
     def _end(self, error: BaseException | None) -> str | None:
         """End the operation; return the status, or ``None`` where there is nothing to end."""
-        if self.context is None or (self._record is not None and not is_ours(self._record)):
+        if self.context is None or self._pid != os.getpid():
             # A child that was forked within the run ends nothing of its parent's
             return None
-        if self._is_over:
-            return str(self.attributes[STATUS])
+        if not running.discard(self) and self._is_over:
+            # It was marked when the process began to end, and has ended after all: its record tells what came of it
+            self._interrupted, self.error_type, self._message = False, None, ""
+            if isinstance(error, Exception):
+                self._error, self.error_type = error, type(error).__qualname__
+            return self._status(error)
+        self._end_operation(error)
+        return str(self.attributes[STATUS])
+
+    def _end_operation(self, error: BaseException | None) -> None:
         self._is_over = True
         if STATUS not in self.attributes:
             self.set(STATUS, self._status(error))
         super().finish(error)
-        return str(self.attributes[STATUS])
+        if self.attributes[STATUS] == "completed":
+            successes.note(str(self.attributes["clew.job.name"]))
 
     def _status(self, error: BaseException | None) -> str:
         if isinstance(error, SystemExit):
@@ -220,6 +242,10 @@ class JobRun(Operation):
         if self._interrupted or not (error is None or isinstance(error, GeneratorExit)):
             return "cancelled"
         return "completed"
+
+    def _prepare(self) -> None:
+        self._pid = os.getpid()
+        self._record = new_record(self.attributes["clew.job.name"], self.occasion)
 
     def _start_work(self) -> None:
         if self._record is not None and self._started_ns:
@@ -234,11 +260,13 @@ class JobRun(Operation):
     def _keep_start(self, keep: Callable[..., Any]) -> Any:
         try:
             record = self._record
-            if record is None or self.context is None or self.kind is not JOB:
+            if self.context is None or self.kind is not JOB:
                 return None
-            change = record.started(self.attributes, self._thread())
+            change = record.started(self.attributes, self._thread()) if record is not None else None
             running.add(self, record)
-            return keep(record, change)
+            ending.arm()
+            successes.expect(str(self.attributes["clew.job.name"]))
+            return keep(record, change) if record is not None else None
         except Exception as error:
             if is_strict():
                 raise
@@ -250,7 +278,6 @@ class JobRun(Operation):
         try:
             if status is None or record is None:
                 return None
-            running.discard(record)
             if self.kind is not JOB:
                 return keep(record, record.not_started(status, self.attributes, self._thread()))
             columns: dict[str, Any] = {"duration_s": (clock.monotonic_ns() - self._started_ns) / 1e9}

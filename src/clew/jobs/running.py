@@ -4,50 +4,108 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
+
+from clew import clock
 
 if TYPE_CHECKING:
     from clew.jobs.record import RunRecord
     from clew.jobs.run import JobRun
 
+_MAX_FIRED: Final = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Firing:
+    """A run that a scheduler of this process fired, which others may have fired as well.
+
+    Attributes:
+        id: the run's.
+        job: the job's name.
+        job_id: the scheduler's id of it.
+        job_key: what the same job has in every process.
+        scheduled_at: when it was due.
+        period_s: the time between two runs, where that begins when a process does; else others have the same moments.
+        fired_at: when it started, in seconds of the monotonic clock.
+    """
+
+    id: str
+    job: str
+    job_id: str | None
+    job_key: str
+    scheduled_at: datetime
+    period_s: float | None
+    fired_at: float
+
+    @property
+    def since(self) -> datetime:
+        """When the job was due before."""
+        return self.scheduled_at - timedelta(seconds=self.period_s or 0.0)
+
 
 class Running:
-    """Runs by their id in the history. A forked child starts with none."""
+    """Runs that go on. A forked child starts with none."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Know of none."""
-        self._lock = threading.Lock()
-        self._runs: dict[str, tuple[JobRun, RunRecord]] = {}
-        self._changed = threading.Condition(self._lock)
+        self._runs: dict[int, tuple[JobRun, RunRecord | None]] = {}
+        # The parent's lock may be held by a thread that a child does not have
+        self._ended = threading.Condition()
+        self._fired: deque[Firing] = deque(maxlen=_MAX_FIRED)
 
-    def add(self, run: JobRun, record: RunRecord) -> None:
+    def add(self, run: JobRun, record: RunRecord | None) -> None:
         """Count a run in."""
-        with self._lock:
-            self._runs[record.id] = run, record
+        with self._ended:
+            self._runs[id(run)] = run, record
+        occasion = run.occasion
+        if record is not None and occasion.job_key is not None and occasion.scheduled_at is not None:
+            self._fired.append(
+                Firing(
+                    id=record.id,
+                    job=record.job,
+                    job_id=occasion.job_id,
+                    job_key=occasion.job_key,
+                    scheduled_at=occasion.scheduled_at,
+                    period_s=occasion.period_s,
+                    fired_at=clock.monotonic_s(),
+                )
+            )
 
-    def discard(self, record: RunRecord) -> None:
-        """Count a run out."""
-        with self._lock:
-            self._runs.pop(record.id, None)
+    def discard(self, run: JobRun) -> bool:
+        """Count a run out; return whether it was in."""
+        with self._ended:
+            found = self._runs.pop(id(run), None)
             if not self._runs:
-                self._changed.notify_all()
+                self._ended.notify_all()
+        return found is not None
 
-    def all(self) -> list[tuple[JobRun, RunRecord]]:
-        """Return those that go on."""
-        with self._lock:
+    def all(self) -> list[tuple[JobRun, RunRecord | None]]:
+        """Return those that go on, with their records where there is a history."""
+        with self._ended:
             return list(self._runs.values())
+
+    def any(self) -> bool:
+        """Tell whether one goes on."""
+        return bool(self._runs)
 
     def wait_for_none(self, timeout_s: float) -> bool:
         """Wait until none goes on; return whether that is so."""
-        with self._lock:
-            return self._changed.wait_for(lambda: not self._runs, timeout_s)
+        with self._ended:
+            return self._ended.wait_for(lambda: not self._runs, timeout_s)
+
+    def take_fired(self, before: float) -> list[Firing]:
+        """Return what was fired before a time of the monotonic clock and was not taken yet."""
+        taken = []
+        while self._fired and self._fired[0].fired_at <= before:
+            taken.append(self._fired.popleft())
+        return taken
 
 
 running: Final = Running()
-
-
-# The parent's lock may be held by a thread that the child does not have
 os.register_at_fork(after_in_child=running.reset)

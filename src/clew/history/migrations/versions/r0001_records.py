@@ -57,6 +57,7 @@ def upgrade() -> None:
         "job_runs",
         sa.Column("job", sa.String(length=255), nullable=False),
         sa.Column("job_id", sa.String(length=255), nullable=True),
+        sa.Column("job_key", sa.String(length=64), nullable=True),
         sa.Column("source", sa.String(length=32), nullable=False),
         sa.Column("trigger", sa.String(length=64), nullable=True),
         sa.Column("status", sa.String(length=16), nullable=False),
@@ -78,6 +79,7 @@ def upgrade() -> None:
         sa.Column("process_started_at", _time(), nullable=True),
         sa.Column("process_key", sa.String(length=255), nullable=True),
         sa.Column("heartbeat_at", _time(), nullable=True),
+        sa.Column("heartbeat_s", sa.Float(), nullable=True),
         sa.Column("duplicate_of", sa.String(length=32), nullable=True),
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("service", sa.String(length=255), nullable=False),
@@ -99,6 +101,7 @@ def upgrade() -> None:
         sa.Column("scheduler", sa.String(length=255), nullable=False),
         sa.Column("job_id", sa.String(length=255), nullable=False),
         sa.Column("job", sa.String(length=255), nullable=False),
+        sa.Column("job_key", sa.String(length=64), nullable=True),
         sa.Column("service", sa.String(length=255), nullable=False),
         sa.Column("trigger", sa.Text(), nullable=False),
         sa.Column("next_run_at", _time(), nullable=True),
@@ -110,6 +113,7 @@ def upgrade() -> None:
         sa.Column("process_started_at", _time(), nullable=True),
         sa.Column("process_key", sa.String(length=255), nullable=True),
         sa.Column("heartbeat_at", _time(), nullable=False),
+        sa.Column("heartbeat_s", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("instance", "scheduler", "job_id"),
     )
     op.create_index("scheduled_jobs_by_job", "scheduled_jobs", ["job_id"])
