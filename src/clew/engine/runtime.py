@@ -366,7 +366,9 @@ class _Ending:
 
 def accounts() -> dict[str, Account]:
     """Return what became of everything emitted so far, by signal; ``history`` are the rows of the durable records."""
-    found: dict[str, Account] = {**state.pipeline.accounts()} if state.pipeline is not None else {}
+    found: dict[str, Account] = {}
+    if state.pipeline is not None:
+        found.update(state.pipeline.accounts())
     return found | {name: account.read() for name, account in _accounts.items()}
 
 
