@@ -367,9 +367,9 @@ class _Ending:
 def accounts() -> dict[str, Account]:
     """Return what became of everything emitted so far, by signal; ``history`` are the rows of the durable records."""
     found: dict[str, Account] = {}
-    if state.pipeline is not None:
-        found.update(state.pipeline.accounts())
-    return found | {name: account.read() for name, account in _accounts.items()}
+    for signal_name, account in state.pipeline.accounts().items() if state.pipeline is not None else ():
+        found[signal_name] = account
+    return found | {name: kept.read() for name, kept in _accounts.items()}
 
 
 def add_account(name: str, read: Callable[[], Account], **metrics: Metric) -> None:
