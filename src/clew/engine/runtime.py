@@ -366,10 +366,9 @@ class _Ending:
 
 def accounts() -> dict[str, Account]:
     """Return what became of everything emitted so far, by signal; ``history`` are the rows of the durable records."""
-    found: dict[str, Account] = {}
-    for signal_name, account in state.pipeline.accounts().items() if state.pipeline is not None else ():
-        found[signal_name] = account
-    return found | {name: kept.read() for name, kept in _accounts.items()}
+    telemetry = state.pipeline.accounts() if state.pipeline is not None else {}
+    of_signals = {str(name): account for name, account in telemetry.items()}
+    return of_signals | {name: other.read() for name, other in _accounts.items()}
 
 
 def add_account(name: str, read: Callable[[], Account], **metrics: Metric) -> None:
