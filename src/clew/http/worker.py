@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import threading
-import weakref
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import TracebackType
@@ -85,7 +84,7 @@ class WorkerServer:
         self._server.socket.close()
 
 
-_servers: Final[weakref.WeakSet[WorkerServer]] = weakref.WeakSet()
+_servers: Final[set[WorkerServer]] = set()
 
 
 def _after_fork() -> None:
