@@ -76,7 +76,14 @@ class _History:
         if database.is_sqlite and not Path(database.url.database or "").exists():
             return HealthResult(text="nothing is written yet")
         if self._known is None or self._known[0] is not database:
-            look = _Database(database.engine, lambda _: database.current() != HEAD, "clew db upgrade", self._timeout_s)
+            upgrades_itself = database.is_sqlite or writer.settings.database_auto_upgrade
+
+            def migrations(_: Any) -> str:
+                if database.current() == HEAD:
+                    return "at head"
+                return "with the next row" if upgrades_itself else "behind"
+
+            look = _Database(database.engine, migrations, "clew db upgrade", self._timeout_s)
             self._known = (database, look)
         return self._known[1].ask()
 
