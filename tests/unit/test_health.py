@@ -4,6 +4,7 @@ import asyncio
 import functools
 import threading
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -62,7 +63,13 @@ def test_what_a_check_does_is_what_is_told(probe, status, text):
 
 
 def test_figures_are_redacted_bounded_and_json():
-    data = {"password": "hunter2", "at": SECRET, "x": float("inf"), "o": object(), 3: {"deep": [1, (2,)]}}
+    data: dict[Any, Any] = {
+        "password": "hunter2",
+        "at": SECRET,
+        "x": float("inf"),
+        "o": object(),
+        3: {"deep": [1, (2,)]},
+    }
     told = look(lambda: HealthResult(data=data)).data
     assert told["password"] == "[redacted]"
     assert "hunter2" not in str(told)
@@ -326,7 +333,7 @@ def test_fifty_threads_and_fifty_tasks_ask_at_once_while_checks_come_and_go():
 
 
 def test_metrics_and_events_tell_of_a_check(captured_telemetry):
-    status = ["ok"]
+    status: list[Any] = ["ok"]
     monitor = monitor_of(Check(name="shop", probe=lambda: HealthResult(status=status[0], text="so"), fresh_s=0.0))
     for now in ("ok", "ok", "degraded", "degraded", "ok"):
         status[0] = now

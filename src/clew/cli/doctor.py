@@ -6,42 +6,22 @@ import importlib.metadata
 import platform
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from clew import clock
+from clew.cli.findings import Finding
+from clew.cli.surroundings import clocks, database, rivals
 from clew.pipeline.probe import probe
 from clew.pipeline.providers import spool_of
 from clew.pipeline.spool import Spool
 from clew.settings import SIGNALS, Settings, SettingsError
 
-Verdict = Literal["ok", "note", "wrong"]
-
 _MARKS: Final = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
 _OTEL_PACKAGES: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-proto")
-# Packages that instrument FastAPI, too: with both, every request would be told twice
-_RIVALS: Final = ("opentelemetry-instrumentation-fastapi", "prometheus-fastapi-instrumentator", "logfire", "ddtrace")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        check: what was looked at.
-        verdict: ``ok``; ``note`` for what may be meant so; ``wrong`` for what loses telemetry.
-        text: what was seen.
-        mend: what to do about it.
-    """
-
-    check: str
-    verdict: Verdict = "ok"
-    text: str
-    mend: str = ""
 
 
 def register(app: typer.Typer) -> None:
@@ -90,8 +70,10 @@ def examine(*, timeout_s: float) -> Iterator[Finding]:
             )
     yield from _versions()
     yield from _signals(settings, timeout_s)
+    yield from clocks(settings, timeout_s)
     yield from _spool(settings)
-    yield from _rivals()
+    yield from database(settings, timeout_s)
+    yield from rivals()
 
 
 def _versions() -> Iterable[Finding]:
@@ -200,24 +182,3 @@ def _age(age_s: float) -> str:
         if age_s >= 2 * length_s:
             return f"{age_s / length_s:.0f} {unit}"
     return f"{age_s:.0f} seconds"
-
-
-def _rivals() -> Iterator[Finding]:
-    rivals = [name for name in _RIVALS if _is_installed(name)]
-    if rivals:
-        yield Finding(
-            check="double instrumentation",
-            verdict="note",
-            text=f"{', '.join(rivals)} can instrument the same app",
-            mend="call only one of them for an app",
-        )
-    else:
-        yield Finding(check="double instrumentation", text="nothing else that instruments FastAPI is installed")
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

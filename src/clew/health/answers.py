@@ -6,9 +6,8 @@ people; ``/status/detailed`` and ``/scheduler`` show more, and not to everybody.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
@@ -18,17 +17,12 @@ from clew._version import __version__
 from clew.catalog import semconv
 from clew.engine import runtime
 from clew.engine.lifecycle import lifecycle
-from clew.health.check import Check, CheckResult, HealthReport, Status
-from clew.health.checks.scheduler import is_alive, is_paused, late_by_s, schedulers
+from clew.health.check import CheckResult, HealthReport, Status
 from clew.health.monitor import Monitor
-from clew.health.sweep import Sweep
 from clew.health.watcher import Watcher
 
 PATIENCE_S: Final = 0.05
 """How long an answer waits for a part that is slow, in seconds, where an older result can be told."""
-
-MAX_JOBS: Final = 1_000
-_LISTING_TIMEOUT_S: Final = 2.0
 
 
 class Alive(BaseModel):
@@ -119,37 +113,6 @@ class DetailedStatus(ServiceStatus):
     telemetry: dict[str, SignalAccount]
 
 
-class JobStatus(BaseModel):
-    """A job of a scheduler."""
-
-    id: str
-    name: str
-    trigger: str
-    next_run_at: datetime | None
-    paused: bool
-    pending: bool
-    overdue_s: float
-
-
-class SchedulerStatus(BaseModel):
-    """A scheduler and its jobs, a thousand at most."""
-
-    kind: str
-    running: bool
-    paused: bool
-    jobs: list[JobStatus]
-
-
-class Schedulers(Overall):
-    """The schedulers of the process: failed where one does not run, degraded where one is paused.
-
-    Where a job store does not answer, the text says so, and the jobs are those that were known before.
-    """
-
-    text: str
-    schedulers: list[SchedulerStatus]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What is answered.
@@ -187,7 +150,7 @@ def ready(report: HealthReport) -> Answer:
 
 def overall(report: HealthReport) -> Answer:
     """Answer how the process is, in a word."""
-    return Answer(status=_code(report.status), body=Overall(status=report.status))
+    return Answer(status=code_of(report.status), body=Overall(status=report.status))
 
 
 def health(report: HealthReport) -> Answer:
@@ -195,12 +158,12 @@ def health(report: HealthReport) -> Answer:
     checks = [
         CheckStatus(name=result.name, status=result.status, critical=result.critical) for result in report.results
     ]
-    return Answer(status=_code(report.status), body=Health(status=report.status, checks=checks))
+    return Answer(status=code_of(report.status), body=Health(status=report.status, checks=checks))
 
 
 def service(report: HealthReport) -> Answer:
     """Answer what the process is, and how."""
-    return Answer(status=_code(report.status), body=ServiceStatus(**_service(report)))
+    return Answer(status=code_of(report.status), body=ServiceStatus(**_service(report)))
 
 
 def detailed(report: HealthReport, monitor: Monitor) -> Answer:
@@ -224,54 +187,11 @@ def detailed(report: HealthReport, monitor: Monitor) -> Answer:
             for signal, account in runtime.accounts().items()
         },
     )
-    return Answer(status=_code(report.status), body=body)
+    return Answer(status=code_of(report.status), body=body)
 
 
-def scheduled() -> Answer:
-    """Answer what the schedulers of the process have to do."""
-    return _listed(Sweep([_listing.watcher], patience_s=PATIENCE_S).run())
-
-
-async def scheduled_async() -> Answer:
-    """Do as :func:`scheduled`, while the event loop runs on."""
-    return _listed(await Sweep([_listing.watcher], patience_s=PATIENCE_S).run_async())
-
-
-class _Listing:
-    """Asks schedulers for their jobs as a check does: their stores may be databases, which may hang."""
-
-    def __init__(self) -> None:
-        self.found: list[SchedulerStatus] = []
-        check = Check(name="schedulers", probe=self._ask, timeout_s=_LISTING_TIMEOUT_S, fresh_s=0.5)
-        self.watcher = Watcher(check, lambda _: None)
-
-    def _ask(self) -> None:
-        now = clock.utc_now()
-        self.found = [_scheduler(one, now) for one in list(schedulers)]
-
-
-_listing = _Listing()
-
-
-def _after_fork() -> None:
-    global _listing
-    _listing = _Listing()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def _listed(report: HealthReport) -> Answer:
-    result, found = report.results[0], _listing.found
-    status: Status = "ok"
-    if any(one.paused for one in found):
-        status = "degraded"
-    if result.status == "failed" or any(not one.running for one in found):
-        status = "failed"
-    return Answer(status=_code(status), body=Schedulers(status=status, text=result.text, schedulers=found))
-
-
-def _code(status: Status) -> int:
+def code_of(status: Status) -> int:
+    """Return the status of HTTP that says it."""
     return 503 if status == "failed" else 200
 
 
@@ -319,27 +239,5 @@ def _detail(result: CheckResult, watcher: Watcher | None) -> CheckDetail:
         recent=[
             PastResult(status=one.status, text=one.text, duration_s=round(one.duration_s, 6), checked_at=one.checked_at)
             for one in past
-        ],
-    )
-
-
-def _scheduler(target: Any, now: datetime) -> SchedulerStatus:
-    alive_now = is_alive(target)
-    jobs = target.get_jobs()[:MAX_JOBS] if alive_now else []
-    return SchedulerStatus(
-        kind=type(target).__name__,
-        running=alive_now,
-        paused=is_paused(target),
-        jobs=[
-            JobStatus(
-                id=str(job.id),
-                name=str(job.name),
-                trigger=str(job.trigger),
-                next_run_at=due.astimezone(UTC) if (due := getattr(job, "next_run_time", None)) else None,
-                paused=getattr(job, "next_run_time", None) is None,
-                pending=bool(job.pending),
-                overdue_s=round(late_by_s(job, now), 3),
-            )
-            for job in jobs
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Callable
@@ -50,6 +51,15 @@ class Monitor:
         with self._lock:
             self._add_defaults()
             return [one for one in self._watchers.values() if one.check.critical or not critical_only]
+
+    def prepare(self) -> None:
+        """Import what the checks take, in the calling thread, so that the first poll does not wait for it.
+
+        To be called while nothing is served yet. Not in a thread, which a fork might catch in the middle of an import.
+        """
+        self.watchers()
+        if (settings := runtime.ready().settings) is not None and settings.history:
+            importlib.import_module("clew.history.recorder")
 
     def look(self, *, critical_only: bool = False, patience_s: float | None = None) -> HealthReport:
         """Look at every check, and wait for what they find. It blocks: not for an event loop.

@@ -99,4 +99,6 @@ def _write_row(result: CheckResult) -> None:
         )
         known.record(Change(table="health_checks", row=row))
     except Exception as error:
-        report("health", error)
+        # While the interpreter ends, little works any more
+        if threading.main_thread().is_alive():
+            report("health", error)

@@ -74,6 +74,7 @@ class Startup:
     def _begin(self) -> None:
         runtime.ready()
         loops.note_loop()
+        monitor.prepare()
         self._started_s = clock.monotonic_s()
         lifecycle.starting += 1
 

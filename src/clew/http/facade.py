@@ -31,8 +31,6 @@ def health_router() -> APIRouter:
         >>> app = FastAPI()
         >>> app.include_router(clew.health_router())
     """
-    # Here rather than when the first poll comes, which must not wait for imports
-    monitor.watchers()
     router: APIRouter = _load("health").make_router()
     return router
 
@@ -58,7 +56,7 @@ def serve_worker(*, port: int = 9464, host: str = "127.0.0.1") -> WorkerServer |
     """
     runtime.ready()
     loops.note_loop()
-    monitor.watchers()
+    monitor.prepare()
     try:
         note_sigterm()
         server: WorkerServer = _load("worker").WorkerServer(host=host, port=port)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from clew.health import answers, loops
+from clew.health import answers, loops, work
 from clew.health.answers import PATIENCE_S, Answer
 from clew.health.check import HealthReport
 from clew.health.monitor import monitor
+from clew.health.sweep import Sweep
 from clew.http.access import Caller, admin_token_in_force, refusal_to_read
 from clew.instrumentation.asgi.unobserved import unobserved
 
@@ -28,7 +30,7 @@ class Refused(BaseModel):
 
 def make_router() -> APIRouter:
     """Return a router with the routes of health. Polls of them are neither traced nor counted."""
-    router = APIRouter(tags=["health"])
+    router = APIRouter(tags=["health"], lifespan=_live)
     for path, summary, model, answer in (
         ("/health", "How the process is, and each check", answers.Health, _polled(answers.health)),
         ("/healthz", "How the process is, in a word", answers.Overall, _polled(answers.overall)),
@@ -39,12 +41,21 @@ def make_router() -> APIRouter:
         (
             "/scheduler",
             "The schedulers of the process and their jobs",
-            answers.Schedulers,
-            _guarded(answers.scheduled_async),
+            work.Schedulers,
+            _guarded(work.scheduled_async),
         ),
     ):
         _add(router, path, summary, model, answer)
     return router
+
+
+@asynccontextmanager
+async def _live(_app: Any) -> AsyncIterator[None]:
+    """Look for the first time before the first poll comes."""
+    monitor.prepare()
+    loops.note_loop()
+    Sweep(monitor.watchers(), patience_s=0)
+    yield
 
 
 def _add(

@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import threading
-import weakref
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import TracebackType
@@ -20,7 +19,7 @@ from clew import clock
 from clew._version import __version__
 from clew.diagnostics import report
 from clew.engine.exposition import prometheus_text
-from clew.health import answers, loops
+from clew.health import answers, loops, work
 from clew.health.answers import PATIENCE_S, Answer
 from clew.health.monitor import monitor
 from clew.http.access import Caller, admin_token_in_force, refusal_to_read
@@ -85,7 +84,7 @@ class WorkerServer:
         self._server.socket.close()
 
 
-_servers: Final[weakref.WeakSet[WorkerServer]] = weakref.WeakSet()
+_servers: Final[set[WorkerServer]] = set()
 
 
 def _after_fork() -> None:
@@ -254,6 +253,6 @@ _OPEN: Final[dict[str, Callable[[], Answer]]] = {
 }
 _GUARDED: Final[dict[str, Callable[[], Answer]]] = {
     "/status/detailed": lambda: answers.detailed(monitor.look(patience_s=PATIENCE_S), monitor),
-    "/scheduler": answers.scheduled,
-    "/jobs": answers.scheduled,
+    "/scheduler": work.scheduled,
+    "/jobs": work.jobs,
 }

@@ -42,8 +42,8 @@ def database(
         >>> database(create_engine("sqlite://")).name
         'database'
     """
-    behind = partial(_is_behind, os.fspath(migrations)) if migrations is not None else None
-    look = _Database(engine, behind, "alembic upgrade head", timeout_s)
+    state = partial(_migrations, os.fspath(migrations)) if migrations is not None else None
+    look = _Database(engine, state, "alembic upgrade head", timeout_s)
     probe = look.ask_async if hasattr(engine, "sync_engine") else look.ask
     return Check(name=name, probe=probe, critical=critical, timeout_s=timeout_s)
 
@@ -76,7 +76,14 @@ class _History:
         if database.is_sqlite and not Path(database.url.database or "").exists():
             return HealthResult(text="nothing is written yet")
         if self._known is None or self._known[0] is not database:
-            look = _Database(database.engine, lambda _: database.current() != HEAD, "clew db upgrade", self._timeout_s)
+            upgrades_itself = database.is_sqlite or writer.settings.database_auto_upgrade
+
+            def migrations(_: Any) -> str:
+                if database.current() == HEAD:
+                    return "at head"
+                return "with the next row" if upgrades_itself else "behind"
+
+            look = _Database(database.engine, migrations, "clew db upgrade", self._timeout_s)
             self._known = (database, look)
         return self._known[1].ask()
 
@@ -84,11 +91,11 @@ class _History:
 class _Database:
     """Asks for a sign of life each time, and for the rest now and then."""
 
-    def __init__(self, engine: Any, is_behind: Callable[[Any], bool] | None, mend: str, timeout_s: float) -> None:
+    def __init__(self, engine: Any, migrations: Callable[[Any], str] | None, mend: str, timeout_s: float) -> None:
         if not hasattr(engine, "connect") or not hasattr(engine, "dialect"):
             raise TypeError(f"a {type(engine).__qualname__} is no SQLAlchemy engine")
         self._engine = engine
-        self._is_behind = is_behind
+        self._migrations = migrations
         self._mend = mend
         self._timeout_s = timeout_s
         self._survey: dict[str, Any] = {}
@@ -113,7 +120,7 @@ class _Database:
         connection.execute(text("SELECT 1")).scalar_one()
         latency_s = clock.monotonic_s() - started_s
         if self._surveyed_s is None or clock.monotonic_s() - self._surveyed_s >= _SURVEY_S:
-            self._survey = _survey(connection, self._is_behind)
+            self._survey = _survey(connection, self._migrations)
             self._surveyed_s = clock.monotonic_s()
         behind = self._survey.get("migrations") == "behind"
         status: Status = "degraded" if behind or latency_s > self._timeout_s / 2 else "ok"
@@ -125,7 +132,7 @@ class _Database:
         return HealthResult(status=status, text=sentence, data={"latency_s": latency_s, **self._survey})
 
 
-def _survey(connection: Any, is_behind: Callable[[Any], bool] | None) -> dict[str, Any]:
+def _survey(connection: Any, migrations: Callable[[Any], str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {"dialect": connection.dialect.name}
     asked: dict[str, Callable[[Any], int | None]] = {"tables": _tables, "size_bytes": _size_bytes}
     for key, ask in asked.items():
@@ -135,8 +142,8 @@ def _survey(connection: Any, is_behind: Callable[[Any], bool] | None) -> dict[st
             # What a user may not see is left out, and must not spoil what the transaction does next
             found[key] = None
             connection.rollback()
-    if is_behind is not None:
-        found["migrations"] = "behind" if is_behind(connection) else "at head"
+    if migrations is not None:
+        found["migrations"] = migrations(connection)
     return found
 
 
@@ -161,7 +168,7 @@ def _size_bytes(connection: Any) -> int | None:
     return int(size) if size is not None else None
 
 
-def _is_behind(folder: str, connection: Any) -> bool:
+def _migrations(folder: str, connection: Any) -> str:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
@@ -170,4 +177,4 @@ def _is_behind(folder: str, connection: Any) -> bool:
     config.set_main_option("script_location", folder.replace("%", "%%"))
     wanted = set(ScriptDirectory.from_config(config).get_heads())
     present = set(MigrationContext.configure(connection).get_current_heads())
-    return present != wanted
+    return "at head" if present == wanted else "behind"
