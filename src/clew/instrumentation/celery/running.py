@@ -1,0 +1,263 @@
+"""Running tasks: each try of a worker is a run of a job.
+
+A try begins and ends with Celery's signals in the process that runs it. What is never run there, because it was revoked or has
+expired, and what a worker kills there, is told by the worker's main process.
+
+Source: https://docs.celeryq.dev/en/stable/userguide/signals.html#task-signals
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import weakref
+from collections.abc import Mapping
+from contextvars import Token
+from dataclasses import dataclass
+from typing import Any, Final
+
+from billiard import common as billiard_common
+from celery import signals, states
+from celery.exceptions import Reject, Retry, TimeLimitExceeded
+from opentelemetry import context as otel_context
+
+from clew import clock
+from clew.catalog import semconv
+from clew.catalog.kind import OperationKind
+from clew.catalog.metrics import JOB_LATENESS, QUEUE_WAIT
+from clew.catalog.operations import JOB, JOB_CUT_SHORT, JOB_NOT_RUN
+from clew.diagnostics import report
+from clew.engine.context import Carried
+from clew.engine.metrics import registry
+from clew.instrumentation.celery.application import WHERE, is_instrumented
+from clew.instrumentation.celery.message import Told, destination, system_of, told_by
+from clew.jobs.run import STATUS, JobRun
+from clew.queues.message import REDELIVERY_COUNT, count_consumed
+
+OUTCOME: Final = "clew.job.outcome"
+"""The attribute that says what a task did with its message: ``retried``, ``ignored``, ``requeued`` or ``rejected``."""
+
+# How much later than the child the main process may have begun to count a time limit
+_LIMIT_SLACK_S: Final = 0.05
+
+
+class TaskRun(JobRun):
+    """One try of a task."""
+
+    __slots__ = ("told",)
+    told: Told
+
+    def begin(self, *, start_time_ns: int | None = None) -> None:
+        """Start the run and record how long the task waited, or how late it is where it was to wait."""
+        super().begin(start_time_ns=start_time_ns)
+        if self.context is None or semconv.MESSAGING_SYSTEM not in self.attributes or start_time_ns is not None:
+            return
+        # Within the run, so that the measurements can lead to its trace
+        with Carried(self.context):
+            if self.told.waited_s is not None:
+                labels = {key: self.attributes[key] for key in QUEUE_WAIT.labels}
+                registry.declared(QUEUE_WAIT).record(self.told.waited_s, **labels)
+            if self.told.waited_s is None or self.told.is_periodic:
+                labels = {"clew.job.name": self.attributes["clew.job.name"]}
+                registry.declared(JOB_LATENESS).record(self.attributes["clew.job.lateness_s"], **labels)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the run, and count its message as consumed."""
+        super().finish(error)
+        if semconv.MESSAGING_SYSTEM in self.attributes:
+            count_consumed(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Active:
+    task_id: str
+    run: TaskRun
+    token: Token[Any] | None
+
+
+# The runs of this process, by the identity of the request that Celery made for each
+_active: Final[dict[int, _Active]] = {}
+
+# What the main process of a worker has received and not yet done with
+_received: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
+
+
+def carrier_of(task_id: str) -> dict[str, str] | None:
+    """Return the carrier of a task's run in this process; ``None`` where it has none."""
+    for active in list(_active.values()):
+        if active.task_id == task_id:
+            return active.run.carrier
+    return None
+
+
+def _task_run(task: Any, message: Mapping[str, Any], kind: OperationKind = JOB) -> TaskRun:
+    told = told_by(message, task.app.timezone)
+    lateness_s = max(0.0, (clock.utc_now() - told.due_at).total_seconds())
+    attributes: dict[str, Any] = {
+        "clew.job.name": str(task.name),
+        "clew.job.id": str(message.get("id")),
+        "clew.job.attempt": told.attempt,
+        "clew.job.scheduled_at": told.due_at.isoformat(),
+        "clew.job.lateness_s": round(lateness_s, 6),
+    }
+    if told.trigger is not None:
+        attributes["clew.job.trigger"] = told.trigger
+    earlier = () if told.earlier is None else (told.earlier,)
+    run: TaskRun
+    if message.get("is_eager"):
+        run = TaskRun(kind, attributes, links=earlier)
+    else:
+        attributes |= _of_message(task.app, message)
+        links = (told.carried, *earlier) if told.is_periodic else earlier
+        run = TaskRun(kind, attributes, parent=told.carried, links=links, root=told.is_periodic)
+    run.told = told
+    return run
+
+
+def _of_message(app: Any, message: Mapping[str, Any]) -> dict[str, Any]:
+    delivery = message.get("delivery_info")
+    delivery = delivery if isinstance(delivery, Mapping) else {}
+    attributes: dict[str, Any] = {
+        semconv.MESSAGING_SYSTEM: system_of(app),
+        semconv.MESSAGING_DESTINATION_NAME: destination(delivery.get("exchange"), delivery.get("routing_key")),
+        semconv.MESSAGING_OPERATION_NAME: "process",
+        semconv.MESSAGING_OPERATION_TYPE: "process",
+        semconv.MESSAGING_MESSAGE_ID: str(message.get("id")),
+    }
+    if delivery.get("redelivered"):
+        # Brokers only tell that, not how often
+        attributes[REDELIVERY_COUNT] = 1
+    return attributes
+
+
+# In the process that runs a task
+
+
+def _starts(sender: Any = None, task_id: Any = None, **_: Any) -> None:
+    try:
+        if not is_instrumented(sender.app):
+            return
+        request = sender.request
+        run = _task_run(sender, vars(request))
+        run.begin()
+        _active[id(request)] = _Active(task_id=str(task_id), run=run, token=run.attach())
+    except Exception as error:
+        report(WHERE, error)
+
+
+def _ends(sender: Any = None, retval: Any = None, state: Any = None, **_: Any) -> None:
+    try:
+        request = sender.request
+        active = _active.pop(id(request), None)
+        if active is None:
+            return
+        if active.token is not None:
+            otel_context.detach(active.token)
+        _conclude(active.run, state, retval, (request.timelimit or (None,))[0] or sender.time_limit)
+    except Exception as error:
+        report(WHERE, error)
+
+
+def _conclude(run: TaskRun, state: Any, outcome: Any, limit_s: Any) -> None:
+    """End a run by what Celery says of it."""
+    error = outcome if isinstance(outcome, BaseException) else None
+    if state == states.RETRY and isinstance(outcome, Retry):
+        run.set(OUTCOME, "retried")
+        # Without an error it is no failure that is tried again: the task is called off until later
+        error = outcome.exc if isinstance(outcome.exc, BaseException) else None
+        if error is None:
+            run.set(STATUS, "cancelled")
+    elif state == states.REJECTED and isinstance(outcome, Reject):
+        run.set(OUTCOME, "requeued" if outcome.requeue else "rejected")
+        if outcome.requeue:
+            run.set(STATUS, "cancelled")
+            error = None
+    elif state == states.IGNORED:
+        run.set(OUTCOME, "ignored")
+        run.set(STATUS, "cancelled")
+        error = None
+    elif state is None:
+        # What is no Exception passes through Celery
+        error = sys.exc_info()[1]
+        if error is not None and _is_terminated() and _is_over_limit(run, limit_s):
+            # The main process ends a run that is over its hard limit: it can't wait for this process to do so
+            return
+        if isinstance(error, SystemExit) and not _is_terminated():
+            run.fail(error)
+    run.finish(error)
+
+
+def _is_terminated() -> bool:
+    """Tell whether a signal is ending this child of a pool."""
+    return bool(getattr(billiard_common, "_should_have_exited", (False,))[0])
+
+
+def _is_over_limit(run: TaskRun, limit_s: Any) -> bool:
+    running_s = (clock.monotonic_ns() - run._started_ns) / 1e9
+    return isinstance(limit_s, (int, float)) and running_s >= limit_s - _LIMIT_SLACK_S
+
+
+# In the main process of a worker
+
+
+def _is_received(request: Any = None, **_: Any) -> None:
+    try:
+        if is_instrumented(request.app):
+            _received[request.id] = request
+    except Exception as error:
+        report(WHERE, error)
+
+
+def _is_cut_short(sender: Any = None, task_id: Any = None, exception: Any = None, **_: Any) -> None:
+    """End a run that was killed because it was over its hard limit."""
+    try:
+        # A task may raise the like by itself, and ends its run by itself
+        if isinstance(exception, TimeLimitExceeded) and carrier_of(str(task_id)) is None:
+            _end_killed(sender, _received.get(str(task_id)), exception)
+    except Exception as error:
+        report(WHERE, error)
+
+
+def _is_revoked(
+    sender: Any = None, request: Any = None, terminated: Any = None, signum: Any = None, expired: Any = None, **_: Any
+) -> None:
+    try:
+        if not is_instrumented(sender.app):
+            return
+        if not terminated:
+            run = _task_run(sender, vars(request), JOB_NOT_RUN)
+            run.begin()
+            if expired:
+                run.misfire("late")
+            else:
+                run.set(STATUS, "cancelled")
+                run.finish()
+        elif signum == signal.SIGKILL:
+            # Any other signal lets the child end its run
+            _end_killed(sender, _received.get(request.id), None)
+    except Exception as error:
+        report(WHERE, error)
+
+
+def _end_killed(task: Any, received: Any, error: Exception | None) -> None:
+    """Show a run that its process can't end any more: the span is another than the one that is lost, in the same place."""
+    if received is None:
+        return
+    run = _task_run(task, received.request_dict, JOB_CUT_SHORT)
+    started_s = received.time_start
+    run.begin(start_time_ns=int(started_s * 1e9) if started_s else None)
+    if error is None:
+        run.set(STATUS, "cancelled")
+    run.finish(error)
+
+
+def connect() -> None:
+    """Listen to what becomes of tasks. Twice is harmless."""
+    for source, receiver in (
+        (signals.task_prerun, _starts),
+        (signals.task_postrun, _ends),
+        (signals.task_received, _is_received),
+        (signals.task_failure, _is_cut_short),
+        (signals.task_revoked, _is_revoked),
+    ):
+        source.connect(receiver, weak=False, dispatch_uid="clew")
