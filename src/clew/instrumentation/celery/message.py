@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ _SYSTEMS: Final = {
     "sentinel": "redis",
     "sqs": "aws_sqs",
 }
+_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_TRIGGER_LENGTH: Final = 64
 
 
@@ -49,6 +51,7 @@ class Told:
         due_at: when it should start: its ETA, or when it was sent.
         waited_s: how long it has waited since it was sent, where it could have started at once.
         attempt: the number of this try, from 1.
+        run_id: what its record is called, where the worker's main process has said so.
     """
 
     carried: Carried
@@ -58,6 +61,7 @@ class Told:
     due_at: datetime
     waited_s: float | None
     attempt: int
+    run_id: str | None
 
 
 def told_by(message: Mapping[str, Any], timezone: Any) -> Told:
@@ -75,7 +79,7 @@ def told_by(message: Mapping[str, Any], timezone: Any) -> Told:
     is_periodic = bool(headers.get("celery_beat_task")) and attempt == 1
     waiting_s = waited_s(headers)
     eta = _moment(message.get("eta"), timezone)
-    earlier, trigger = headers.get(EARLIER_TRY), headers.get(TRIGGER)
+    earlier, trigger, run_id = headers.get(EARLIER_TRY), headers.get(TRIGGER), headers.get(RUN_ID)
     sent_at = clock.utc_now() - timedelta(seconds=min(waiting_s or 0.0, timedelta.max.total_seconds() / 1e6))
     return Told(
         carried=_correlated(extract(headers), message.get("root_id")),
@@ -85,6 +89,7 @@ def told_by(message: Mapping[str, Any], timezone: Any) -> Told:
         due_at=eta or (_moment(headers.get(DUE_AT), timezone) if is_periodic else None) or sent_at,
         waited_s=waiting_s if eta is None else None,
         attempt=attempt,
+        run_id=run_id if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) else None,
     )
 
 

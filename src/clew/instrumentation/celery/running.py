@@ -11,10 +11,11 @@ from __future__ import annotations
 import signal
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
 
 from billiard import common as billiard_common
 from celery import signals, states
@@ -29,12 +30,16 @@ from clew.catalog.operations import JOB, JOB_CUT_SHORT, JOB_NOT_RUN
 from clew.diagnostics import report
 from clew.engine.context import Carried
 from clew.engine.metrics import registry
+from clew.history.ids import new_id
 from clew.instrumentation.celery.application import WHERE, is_instrumented
-from clew.instrumentation.celery.message import Told, destination, system_of, told_by
-from clew.jobs.run import STATUS, JobRun
+from clew.instrumentation.celery.message import RUN_ID, Told, destination, system_of, told_by
+from clew.jobs.occasion import Occasion
+from clew.jobs.run import STATUS, JobRun, _scheduled
 from clew.queues.message import REDELIVERY_COUNT, count_consumed
 
-OUTCOME: Final = "clew.job.outcome"
+R = TypeVar("R", bound="TaskRun")
+
+OUTCOME: Final = "clew.queue.outcome"
 """The attribute that says what a task did with its message: ``retried``, ``ignored``, ``requeued`` or ``rejected``."""
 
 # How much later than the child the main process may have begun to count a time limit
@@ -50,7 +55,7 @@ class TaskRun(JobRun):
     def begin(self, *, start_time_ns: int | None = None) -> None:
         """Start the run and record how long the task waited, or how late it is where it was to wait."""
         super().begin(start_time_ns=start_time_ns)
-        if self.context is None or semconv.MESSAGING_SYSTEM not in self.attributes or start_time_ns is not None:
+        if self.context is None or self.kind is not JOB or semconv.MESSAGING_SYSTEM not in self.attributes:
             return
         # Within the run, so that the measurements can lead to its trace
         with Carried(self.context):
@@ -59,13 +64,34 @@ class TaskRun(JobRun):
                 registry.declared(QUEUE_WAIT).record(self.told.waited_s, **labels)
             if self.told.waited_s is None or self.told.is_periodic:
                 labels = {"clew.job.name": self.attributes["clew.job.name"]}
-                registry.declared(JOB_LATENESS).record(self.attributes["clew.job.lateness_s"], **labels)
+                registry.declared(JOB_LATENESS).record(self.occasion.lateness_s or 0.0, **labels)
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the run, and count its message as consumed."""
         super().finish(error)
         if semconv.MESSAGING_SYSTEM in self.attributes:
             count_consumed(self)
+
+
+class KilledRun(TaskRun):
+    """One try of a task whose process was killed, as the main process tells it: the span is another, the record is the same."""
+
+    __slots__ = ("pid", "started_at")
+    pid: int | None
+    started_at: datetime | None
+
+    def _keep_end(self, status: str | None, error: BaseException | None, keep: Callable[..., Any]) -> Any:
+        record = self._record
+        if status is None or record is None:
+            return None
+        record.taken_over(self.pid, self.started_at, self._thread())
+        columns: dict[str, Any] = {}
+        if self.started_at is not None:
+            columns["duration_s"] = (clock.utc_now() - self.started_at).total_seconds()
+        if error is not None and self.error_type is not None:
+            columns |= record.error(self.error_type, str(error), None)
+        # The loop that the worker's main process runs is not made to wait
+        return record.send(record.ended(status, self.attributes, **columns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,26 +116,26 @@ def carrier_of(task_id: str) -> dict[str, str] | None:
     return None
 
 
-def _task_run(task: Any, message: Mapping[str, Any], kind: OperationKind = JOB) -> TaskRun:
+def _task_run(made: type[R], task: Any, message: Mapping[str, Any], kind: OperationKind = JOB) -> R:
     told = told_by(message, task.app.timezone)
-    lateness_s = max(0.0, (clock.utc_now() - told.due_at).total_seconds())
-    attributes: dict[str, Any] = {
-        "clew.job.name": str(task.name),
-        "clew.job.id": str(message.get("id")),
-        "clew.job.attempt": told.attempt,
-        "clew.job.scheduled_at": told.due_at.isoformat(),
-        "clew.job.lateness_s": round(lateness_s, 6),
-    }
-    if told.trigger is not None:
-        attributes["clew.job.trigger"] = told.trigger
+    late_s = max(0.0, (clock.utc_now() - told.due_at).total_seconds())
+    occasion = Occasion(
+        source="celery",
+        job_id=str(message.get("id")),
+        trigger=told.trigger,
+        scheduled_at=told.due_at,
+        lateness_s=round(late_s, 6),
+        attempt=told.attempt,
+        run_id=told.run_id,
+    )
+    attributes = {**_scheduled(str(task.name), occasion), "clew.job.lateness_s": occasion.lateness_s}
     earlier = () if told.earlier is None else (told.earlier,)
-    run: TaskRun
     if message.get("is_eager"):
-        run = TaskRun(kind, attributes, links=earlier)
+        run = made(kind, attributes, links=earlier, occasion=occasion)
     else:
         attributes |= _of_message(task.app, message)
         links = (told.carried, *earlier) if told.is_periodic else earlier
-        run = TaskRun(kind, attributes, parent=told.carried, links=links, root=told.is_periodic)
+        run = made(kind, attributes, parent=told.carried, links=links, root=told.is_periodic, occasion=occasion)
     run.told = told
     return run
 
@@ -120,9 +146,6 @@ def _of_message(app: Any, message: Mapping[str, Any]) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         semconv.MESSAGING_SYSTEM: system_of(app),
         semconv.MESSAGING_DESTINATION_NAME: destination(delivery.get("exchange"), delivery.get("routing_key")),
-        semconv.MESSAGING_OPERATION_NAME: "process",
-        semconv.MESSAGING_OPERATION_TYPE: "process",
-        semconv.MESSAGING_MESSAGE_ID: str(message.get("id")),
     }
     if delivery.get("redelivered"):
         # Brokers only tell that, not how often
@@ -138,7 +161,7 @@ def _starts(sender: Any = None, task_id: Any = None, **_: Any) -> None:
         if not is_instrumented(sender.app):
             return
         request = sender.request
-        run = _task_run(sender, vars(request))
+        run = _task_run(TaskRun, sender, vars(request))
         run.begin()
         _active[id(request)] = _Active(task_id=str(task_id), run=run, token=run.attach())
     except Exception as error:
@@ -176,14 +199,17 @@ def _conclude(run: TaskRun, state: Any, outcome: Any, limit_s: Any) -> None:
         run.set(OUTCOME, "ignored")
         run.set(STATUS, "cancelled")
         error = None
+    elif state == states.SUCCESS:
+        run.take_returned(outcome)
     elif state is None:
         # What is no Exception passes through Celery
         error = sys.exc_info()[1]
-        if error is not None and _is_terminated() and _is_over_limit(run, limit_s):
-            # The main process ends a run that is over its hard limit: it can't wait for this process to do so
-            return
-        if isinstance(error, SystemExit) and not _is_terminated():
-            run.fail(error)
+        if _is_terminated():
+            if _is_over_limit(run, limit_s):
+                # The main process ends it: it does not wait for this one to do so, but kills it
+                return
+            run.interrupt("terminated")
+            error = None
     run.finish(error)
 
 
@@ -203,6 +229,8 @@ def _is_over_limit(run: TaskRun, limit_s: Any) -> bool:
 def _is_received(request: Any = None, **_: Any) -> None:
     try:
         if is_instrumented(request.app):
+            # Hands out what the child is told as well
+            request.request_dict[RUN_ID] = new_id()
             _received[request.id] = request
     except Exception as error:
         report(WHERE, error)
@@ -225,7 +253,7 @@ def _is_revoked(
         if not is_instrumented(sender.app):
             return
         if not terminated:
-            run = _task_run(sender, vars(request), JOB_NOT_RUN)
+            run = _task_run(TaskRun, sender, vars(request), JOB_NOT_RUN)
             run.begin()
             if expired:
                 run.misfire("late")
@@ -240,11 +268,12 @@ def _is_revoked(
 
 
 def _end_killed(task: Any, received: Any, error: Exception | None) -> None:
-    """Show a run that its process can't end any more: the span is another than the one that is lost, in the same place."""
     if received is None:
         return
-    run = _task_run(task, received.request_dict, JOB_CUT_SHORT)
-    started_s = received.time_start
+    run = _task_run(KilledRun, task, received.request_dict, JOB_CUT_SHORT)
+    started_s: float | None = received.time_start
+    run.pid = received.worker_pid
+    run.started_at = datetime.fromtimestamp(started_s, UTC) if started_s else None
     run.begin(start_time_ns=int(started_s * 1e9) if started_s else None)
     if error is None:
         run.set(STATUS, "cancelled")
