@@ -37,6 +37,7 @@ _SYSTEMS: Final = {
 }
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_TRIGGER_LENGTH: Final = 64
+_MAX_WAIT_S: Final = 365 * 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,12 @@ class Told:
     run_id: str | None
 
 
-def told_by(message: Mapping[str, Any], timezone: Any) -> Told:
+def told_by(message: Mapping[str, Any], started_at: datetime, timezone: Any) -> Told:
     """Read what a message tells. Whatever a stranger wrote into it, there is an answer.
 
     Args:
         message: its headers, as the task's request has them.
+        started_at: when the task started, which was when it was due where nothing is known of that.
         timezone: the app's, for an ETA without one.
     """
     # The older protocol keeps them apart
@@ -80,7 +82,8 @@ def told_by(message: Mapping[str, Any], timezone: Any) -> Told:
     waiting_s = waited_s(headers)
     eta = _moment(message.get("eta"), timezone)
     earlier, trigger, run_id = headers.get(EARLIER_TRY), headers.get(TRIGGER), headers.get(RUN_ID)
-    sent_at = clock.utc_now() - timedelta(seconds=min(waiting_s or 0.0, timedelta.max.total_seconds() / 1e6))
+    # A stranger may say that it was before the time of the calendar
+    sent_at = started_at if waiting_s is None else clock.utc_now() - timedelta(seconds=min(waiting_s, _MAX_WAIT_S))
     return Told(
         carried=_correlated(extract(headers), message.get("root_id")),
         earlier=extract(earlier) if isinstance(earlier, Mapping) else None,

@@ -16,7 +16,8 @@ from celery import signals
 
 from clew.diagnostics import report
 from clew.engine import logs, runtime
-from clew.instrumentation.celery.application import WHERE, name_rival
+from clew.instrumentation.celery.application import WHERE, is_instrumented, name_rival
+from clew.jobs.record import the_recorder
 
 
 def _logging_is_set_up(loglevel: Any = None, **_: Any) -> None:
@@ -39,6 +40,15 @@ def _task_logging_is_set_up(logger: Any = None, **_: Any) -> None:
         report(WHERE, error)
 
 
+def _worker_starts(sender: Any = None, **_: Any) -> None:
+    try:
+        if is_instrumented(getattr(sender, "app", None)):
+            # Before it forks: what this imports would else be imported by the first task of each child, within its time limit
+            the_recorder()
+    except Exception as error:
+        report(WHERE, error)
+
+
 def _child_ends(**_: Any) -> None:
     # The pool ends its children by os._exit, which runs nothing that was registered for the end
     runtime.shutdown()
@@ -48,4 +58,5 @@ def connect() -> None:
     """Listen to what becomes of processes. Twice is harmless."""
     signals.after_setup_logger.connect(_logging_is_set_up, weak=False, dispatch_uid="clew")
     signals.after_setup_task_logger.connect(_task_logging_is_set_up, weak=False, dispatch_uid="clew")
+    signals.worker_init.connect(_worker_starts, weak=False, dispatch_uid="clew")
     signals.worker_process_shutdown.connect(_child_ends, weak=False, dispatch_uid="clew")

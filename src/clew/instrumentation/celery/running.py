@@ -42,8 +42,8 @@ R = TypeVar("R", bound="TaskRun")
 OUTCOME: Final = "clew.queue.outcome"
 """The attribute that says what a task did with its message: ``retried``, ``ignored``, ``requeued`` or ``rejected``."""
 
-# How much later than the child the main process may have begun to count a time limit
-_LIMIT_SLACK_S: Final = 0.05
+# How much earlier than the child the main process may have begun to count a time limit
+_LIMIT_SLACK_S: Final = 0.2
 
 
 class TaskRun(JobRun):
@@ -99,6 +99,7 @@ class _Active:
     task_id: str
     run: TaskRun
     token: Token[Any] | None
+    entered_ns: int
 
 
 # The runs of this process, by the identity of the request that Celery made for each
@@ -116,9 +117,16 @@ def carrier_of(task_id: str) -> dict[str, str] | None:
     return None
 
 
-def _task_run(made: type[R], task: Any, message: Mapping[str, Any], kind: OperationKind = JOB) -> R:
-    told = told_by(message, task.app.timezone)
-    late_s = max(0.0, (clock.utc_now() - told.due_at).total_seconds())
+def _task_run(
+    made: type[R],
+    task: Any,
+    message: Mapping[str, Any],
+    kind: OperationKind = JOB,
+    started_at: datetime | None = None,
+) -> R:
+    started_at = started_at or clock.utc_now()
+    told = told_by(message, started_at, task.app.timezone)
+    late_s = max(0.0, (started_at - told.due_at).total_seconds())
     occasion = Occasion(
         source="celery",
         job_id=str(message.get("id")),
@@ -157,13 +165,14 @@ def _of_message(app: Any, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _starts(sender: Any = None, task_id: Any = None, **_: Any) -> None:
+    entered_ns = clock.monotonic_ns()
     try:
         if not is_instrumented(sender.app):
             return
         request = sender.request
         run = _task_run(TaskRun, sender, vars(request))
         run.begin()
-        _active[id(request)] = _Active(task_id=str(task_id), run=run, token=run.attach())
+        _active[id(request)] = _Active(task_id=str(task_id), run=run, token=run.attach(), entered_ns=entered_ns)
     except Exception as error:
         report(WHERE, error)
 
@@ -176,12 +185,16 @@ def _ends(sender: Any = None, retval: Any = None, state: Any = None, **_: Any) -
             return
         if active.token is not None:
             otel_context.detach(active.token)
-        _conclude(active.run, state, retval, (request.timelimit or (None,))[0] or sender.time_limit)
+        limit_s = (request.timelimit or (None,))[0] or sender.time_limit
+        if state is None and _is_terminated() and _is_over(limit_s, active.entered_ns):
+            # The main process ends the run: it does not wait for this one to do so, but kills it
+            return
+        _conclude(active.run, state, retval)
     except Exception as error:
         report(WHERE, error)
 
 
-def _conclude(run: TaskRun, state: Any, outcome: Any, limit_s: Any) -> None:
+def _conclude(run: TaskRun, state: Any, outcome: Any) -> None:
     """End a run by what Celery says of it."""
     error = outcome if isinstance(outcome, BaseException) else None
     if state == states.RETRY and isinstance(outcome, Retry):
@@ -205,9 +218,6 @@ def _conclude(run: TaskRun, state: Any, outcome: Any, limit_s: Any) -> None:
         # What is no Exception passes through Celery
         error = sys.exc_info()[1]
         if _is_terminated():
-            if _is_over_limit(run, limit_s):
-                # The main process ends it: it does not wait for this one to do so, but kills it
-                return
             run.interrupt("terminated")
             error = None
     run.finish(error)
@@ -218,8 +228,8 @@ def _is_terminated() -> bool:
     return bool(getattr(billiard_common, "_should_have_exited", (False,))[0])
 
 
-def _is_over_limit(run: TaskRun, limit_s: Any) -> bool:
-    running_s = (clock.monotonic_ns() - run._started_ns) / 1e9
+def _is_over(limit_s: Any, entered_ns: int) -> bool:
+    running_s = (clock.monotonic_ns() - entered_ns) / 1e9
     return isinstance(limit_s, (int, float)) and running_s >= limit_s - _LIMIT_SLACK_S
 
 
@@ -241,7 +251,8 @@ def _is_cut_short(sender: Any = None, task_id: Any = None, exception: Any = None
     try:
         # A task may raise the like by itself, and ends its run by itself
         if isinstance(exception, TimeLimitExceeded) and carrier_of(str(task_id)) is None:
-            _end_killed(sender, _received.get(str(task_id)), exception)
+            # The first time of two that Celery says so
+            _end_killed(sender, _received.pop(str(task_id), None), exception)
     except Exception as error:
         report(WHERE, error)
 
@@ -262,7 +273,7 @@ def _is_revoked(
                 run.finish()
         elif signum == signal.SIGKILL:
             # Any other signal lets the child end its run
-            _end_killed(sender, _received.get(request.id), None)
+            _end_killed(sender, _received.pop(request.id, None), None)
     except Exception as error:
         report(WHERE, error)
 
@@ -270,10 +281,10 @@ def _is_revoked(
 def _end_killed(task: Any, received: Any, error: Exception | None) -> None:
     if received is None:
         return
-    run = _task_run(KilledRun, task, received.request_dict, JOB_CUT_SHORT)
     started_s: float | None = received.time_start
-    run.pid = received.worker_pid
-    run.started_at = datetime.fromtimestamp(started_s, UTC) if started_s else None
+    started_at = datetime.fromtimestamp(started_s, UTC) if started_s else None
+    run = _task_run(KilledRun, task, received.request_dict, JOB_CUT_SHORT, started_at)
+    run.pid, run.started_at = received.worker_pid, started_at
     run.begin(start_time_ns=int(started_s * 1e9) if started_s else None)
     if error is None:
         run.set(STATUS, "cancelled")
