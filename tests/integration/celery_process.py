@@ -21,14 +21,20 @@ class CeleryProcess:
     """``celery -A tests.integration.celery_app ...``. What it says is kept in ``output``."""
 
     def __init__(
-        self, *arguments: str, url: str, folder: Path, environment: Mapping[str, str], run_by: tuple[str, ...] = ()
+        self,
+        *arguments: str,
+        url: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        run_by: tuple[str, ...] = (),
+        app: str = APP,
     ) -> None:
         program = list(run_by) or [sys.executable, "-m"]
-        self._command = [*program, "celery", "-A", APP, *arguments]
+        self._command = [*program, "celery", "-A", app, *arguments]
         self._environment = {
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
             "PYTHONUNBUFFERED": "1",
             "VALKEY_URL": url,
             "CLEW_SPOOL_DIR": str(folder / "spool"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,6 +98,13 @@ def producer(url: str) -> Any:
     app = Celery("producer", broker=url, backend=url, set_as_current=False)
     app.conf.task_default_queue = "work"
     return app
+
+
+@pytest.fixture(autouse=True)
+def forgotten(valkey_server: str) -> Iterator[None]:
+    """Celery's results say so to the server when they are collected, which must be there then."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
