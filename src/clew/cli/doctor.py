@@ -23,8 +23,14 @@ Verdict = Literal["ok", "note", "wrong"]
 
 _MARKS: Final = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
 _OTEL_PACKAGES: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-proto")
-# Packages that instrument FastAPI, too: with both, every request would be told twice
-_RIVALS: Final = ("opentelemetry-instrumentation-fastapi", "prometheus-fastapi-instrumentator", "logfire", "ddtrace")
+# Packages that instrument FastAPI or Celery, too: with both, every request or task would be told twice
+_RIVALS: Final = (
+    "opentelemetry-instrumentation-fastapi",
+    "opentelemetry-instrumentation-celery",
+    "prometheus-fastapi-instrumentator",
+    "logfire",
+    "ddtrace",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +218,9 @@ def _rivals() -> Iterator[Finding]:
             mend="call only one of them for an app",
         )
     else:
-        yield Finding(check="double instrumentation", text="nothing else that instruments FastAPI is installed")
+        yield Finding(
+            check="double instrumentation", text="nothing else that instruments FastAPI or Celery is installed"
+        )
 
 
 def _is_installed(name: str) -> bool:
