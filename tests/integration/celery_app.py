@@ -43,7 +43,7 @@ if os.environ.get("CELERY_PLAIN") != "1" and os.environ.get("CLEW_RUN") != "1":
 
     clew.instrument(app)
 
-store: Any = redis.Redis.from_url(URL)
+store: Any = redis.Redis.from_url(URL, socket_timeout=LIMIT_S + 5)
 
 
 def wait_for(key: str) -> str:

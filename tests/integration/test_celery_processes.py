@@ -141,7 +141,7 @@ def test_a_child_that_is_killed_is_lost_once_and_its_task_is_run_again_in_the_sa
 ) -> None:
     environment = {**otlp_sink.environment, "CLEW_HEARTBEAT_S": "0.5"}
     with (
-        redis.Redis.from_url(valkey_url) as client,
+        redis.Redis.from_url(valkey_url, socket_timeout=30) as client,
         CeleryProcess("worker", "-c", "2", "-l", "info", url=valkey_url, folder=tmp_path, environment=environment),
     ):
         with clew.span("request") as request:
@@ -155,6 +155,8 @@ def test_a_child_that_is_killed_is_lost_once_and_its_task_is_run_again_in_the_sa
             early.get(timeout=WAIT_S)
         assert late.get(timeout=WAIT_S) == "done"
         eventually(lambda: len(events(otlp_sink, "job_lost")) == 2, "both are lost")
+    killed = [log.body for log in otlp_sink.logs if log.logger == "multiprocessing"]
+    assert len([body for body in killed if "signal 9" in body]) == 2
     (row,) = rows(database_url, early.id)
     assert (row["status"], row["trace_id"]) == ("lost", request.trace_id)
     first, second = rows(database_url, late.id)
@@ -175,7 +177,7 @@ def test_a_worker_that_is_killed_is_lost_once_and_another_takes_its_tasks(
         CeleryProcess("worker", "-c", "2", "-n", f"{name}@%h", url=valkey_url, folder=tmp_path, environment=environment)
         for name in ("first", "second", "third")
     ]
-    with redis.Redis.from_url(valkey_url) as client, clew.span("request") as request:
+    with redis.Redis.from_url(valkey_url, socket_timeout=30) as client, clew.span("request") as request:
         with made[0]:
             result = app.send_task("shop.hold_late", ("late",))
             held(client, "late")

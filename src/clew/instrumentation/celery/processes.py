@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from celery import signals
+from celery.utils.log import get_multiprocessing_logger
 
 from clew.diagnostics import report
 from clew.engine import logs, runtime
@@ -26,6 +27,9 @@ def _logging_is_set_up(loglevel: Any = None, **_: Any) -> None:
         # Before what is printed, to either of the standard streams, is sent to the log
         logs.write_to(sys.__stderr__)
         logs.install(runtime.current_log_stream())
+        if (of_pools := get_multiprocessing_logger()) is not None:
+            # Says that a child was killed
+            logs.adopt(of_pools)
         if isinstance(loglevel, int) and loglevel:
             # What the worker's command line asks for is about Celery's own lines; the app's are CLEW_LOG_LEVEL's
             logging.getLogger("celery").setLevel(loglevel)

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from billiard import common as billiard_common
 from celery import signals, states
-from celery.exceptions import Reject, Retry, TimeLimitExceeded
+from celery.exceptions import Reject, Retry, TimeLimitExceeded, WorkerLostError
 from opentelemetry import context as otel_context
 
 from clew import clock
@@ -34,7 +34,9 @@ from clew.history.ids import new_id
 from clew.instrumentation.celery.application import WHERE, is_instrumented
 from clew.instrumentation.celery.message import RUN_ID, Told, destination, system_of, told_by
 from clew.jobs.occasion import Occasion
+from clew.jobs.record import the_recorder
 from clew.jobs.run import STATUS, JobRun, _scheduled
+from clew.jobs.running import running
 from clew.queues.message import REDELIVERY_COUNT, count_consumed
 
 R = TypeVar("R", bound="TaskRun")
@@ -101,6 +103,9 @@ class _Active:
     token: Token[Any] | None
     entered_ns: int
 
+
+# How Celery says that a child has died; a task that exits by itself is told of in other words, and has ended its run
+_DIED: Final = " Job: "
 
 # The runs of this process, by the identity of the request that Celery made for each
 _active: Final[dict[int, _Active]] = {}
@@ -188,6 +193,7 @@ def _ends(sender: Any = None, retval: Any = None, state: Any = None, **_: Any) -
         limit_s = (request.timelimit or (None,))[0] or sender.time_limit
         if state is None and _is_terminated() and _is_over(limit_s, active.entered_ns):
             # The main process ends the run: it does not wait for this one to do so, but kills it
+            running.discard(active.run)
             return
         _conclude(active.run, state, retval)
     except Exception as error:
@@ -247,12 +253,20 @@ def _is_received(request: Any = None, **_: Any) -> None:
 
 
 def _is_cut_short(sender: Any = None, task_id: Any = None, exception: Any = None, **_: Any) -> None:
-    """End a run that was killed because it was over its hard limit."""
+    """End a run whose process can't: it was killed because it was over its hard limit, or it died."""
     try:
         # A task may raise the like by itself, and ends its run by itself
-        if isinstance(exception, TimeLimitExceeded) and carrier_of(str(task_id)) is None:
-            # The first time of two that Celery says so
-            _end_killed(sender, _received.pop(str(task_id), None), exception)
+        if not isinstance(exception, (TimeLimitExceeded, WorkerLostError)) or carrier_of(str(task_id)) is not None:
+            return
+        # The first time of two that Celery says so
+        received = _received.pop(str(task_id), None)
+        if isinstance(exception, TimeLimitExceeded):
+            _end_killed(sender, received, "failed", exception)
+        elif (recorder := the_recorder()) is not None:
+            # Who watches the records knows whether the run has ended, and tells of each that is lost once
+            recorder.hurry("lost")
+        elif _DIED in str(exception):
+            _end_killed(sender, received, "lost", exception)
     except Exception as error:
         report(WHERE, error)
 
@@ -273,12 +287,12 @@ def _is_revoked(
                 run.finish()
         elif signum == signal.SIGKILL:
             # Any other signal lets the child end its run
-            _end_killed(sender, _received.pop(request.id, None), None)
+            _end_killed(sender, _received.pop(request.id, None), "cancelled", None)
     except Exception as error:
         report(WHERE, error)
 
 
-def _end_killed(task: Any, received: Any, error: Exception | None) -> None:
+def _end_killed(task: Any, received: Any, status: str, error: Exception | None) -> None:
     if received is None:
         return
     started_s: float | None = received.time_start
@@ -286,8 +300,7 @@ def _end_killed(task: Any, received: Any, error: Exception | None) -> None:
     run = _task_run(KilledRun, task, received.request_dict, JOB_CUT_SHORT, started_at)
     run.pid, run.started_at = received.worker_pid, started_at
     run.begin(start_time_ns=int(started_s * 1e9) if started_s else None)
-    if error is None:
-        run.set(STATUS, "cancelled")
+    run.set(STATUS, status)
     run.finish(error)
 
 
