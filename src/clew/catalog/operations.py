@@ -143,10 +143,20 @@ JOB = OperationKind(
 JOB_NOT_RUN = OperationKind(
     name="job.not_run",
     span_name="run {clew.job.name}",
-    description="A run of a job that was due and did not start: too late, or too many of it were running.",
+    description="A run of a job that was due and did not start: too late, too many of it were running, or it was called off.",
     labels=JOB.labels,
     duration=JOB.duration,
     events=OperationEvents(end="job_missed"),
+    record="job_runs",
+)
+
+JOB_CUT_SHORT = OperationKind(
+    name="job.cut_short",
+    span_name="run {clew.job.name}",
+    description="A run of a job whose process was killed, as told by the process that did it.",
+    labels=JOB.labels,
+    duration=JOB.duration,
+    events=OperationEvents(end="job_end", error="job_error"),
     record="job_runs",
 )
 

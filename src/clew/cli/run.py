@@ -28,7 +28,7 @@ _IDENTIFIERS: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 # An app as servers are told it: a module, and what is in it or makes it
 _APP: Final = re.compile(rf"(?P<module>{_IDENTIFIERS}):{_IDENTIFIERS}(?:\(.*\))?")
 # Those that may be started as a module, with the app among their arguments
-_SERVERS: Final = frozenset({"uvicorn", "gunicorn", "hypercorn", "granian", "daphne", "faststream"})
+_SERVERS: Final = frozenset({"celery", "uvicorn", "gunicorn", "hypercorn", "granian", "daphne", "faststream"})
 # Options of Python that take a value, which is not the name of a program
 _PYTHON_OPTIONS_WITH_VALUE: Final = frozenset({"-W", "-X", "--check-hash-based-pycs"})
 
@@ -104,6 +104,8 @@ def service_name_of(command: Sequence[str]) -> str:
     Example:
         >>> service_name_of(["uvicorn", "--port", "80", "shop.orders:app"])
         'shop.orders'
+        >>> service_name_of(["celery", "-A", "shop.tasks", "worker"])
+        'shop.tasks'
         >>> service_name_of(["python", "-m", "shop.worker", "--fast"])
         'shop.worker'
         >>> service_name_of(["python", "-u", "jobs/nightly.py"])
@@ -113,8 +115,22 @@ def service_name_of(command: Sequence[str]) -> str:
     arguments = list(command[1:])
     if program.startswith("python"):
         return _python_program(arguments) or program
+    if program == "celery" and (app_name := _celery_app(arguments)) is not None:
+        return app_name
     apps = filter(None, map(_APP.fullmatch, arguments))
     return next((app["module"] for app in apps), program)
+
+
+def _celery_app(arguments: Sequence[str]) -> str | None:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, separator, value = argument.partition("=")
+        if argument in ("-A", "--app"):
+            return following.partition(":")[0] or None
+        if name == "--app" and separator:
+            return value.partition(":")[0] or None
+        if argument.startswith("-A"):
+            return argument.removeprefix("-A").partition(":")[0]
+    return None
 
 
 def _python_program(arguments: list[str]) -> str | None:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from opentelemetry import trace
@@ -67,6 +67,8 @@ _STANDARD_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "color_message",
 }
 
+# Celery's lines have the arguments of a task beside what they say
+_NOT_SHOWN: Final = {"celery.app.trace": "data", "celery.worker.strategy": "data"}
 
 _Thread = tuple[str | None, SpanContext]
 """What ties a log event to the work it is part of: its correlation id and its span."""
@@ -285,8 +287,9 @@ class LogStream:
         if stacktrace is not None:
             line["exception"] = self._redactor.text(stacktrace)
         render = cast("Callable[..., str]", self._render)
-        sys.stderr.write(f"{render(None, level, line)}\n")
-        sys.stderr.flush()
+        terminal = _terminal or sys.stderr
+        terminal.write(f"{render(None, level, line)}\n")
+        terminal.flush()
 
     def _scope(self, name: str) -> InstrumentationScope:
         scope = self._scopes.get(name)
@@ -311,6 +314,7 @@ class LoggingBridge(logging.Handler):
         except Exception as error:
             message = f"{record.msg} (its arguments do not fit: {error!r})"
         fields = {key: value for key, value in vars(record).items() if key not in _STANDARD_RECORD}
+        fields.pop(_NOT_SHOWN.get(record.name, ""), None)
         self._stream.take(
             record.levelname.lower(),
             message,
@@ -323,6 +327,7 @@ class LoggingBridge(logging.Handler):
 
 
 _bridge: LoggingBridge | None = None
+_terminal: TextIO | None = None
 
 
 def install(stream: LogStream) -> None:
@@ -348,6 +353,32 @@ def uninstall() -> None:
     if _bridge is not None:
         logging.getLogger().removeHandler(_bridge)
         _bridge = None
+
+
+def write_to(terminal: TextIO | None) -> None:
+    """Write lines to a stream whatever becomes of ``sys.stderr``: it may be about to lead back here."""
+    global _terminal
+    _terminal = terminal
+
+
+class _ToBridge(logging.Handler):
+    """Takes what a logger says that keeps it from the root logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record on to the bridge of now."""
+        if _bridge is not None:
+            _bridge.handle(record)
+
+
+def adopt(logger: logging.Logger) -> None:
+    """Let a logger with handlers of its own speak through the bridge, too, and on the terminal through nothing else."""
+    for handler in list(logger.handlers):
+        if type(handler) is logging.StreamHandler:
+            logger.removeHandler(handler)
+    if not logger.handlers:
+        logger.propagate = True
+    elif not logger.propagate and not any(type(handler) is _ToBridge for handler in logger.handlers):
+        logger.addHandler(_ToBridge())
 
 
 def adopt_server_logs() -> None:

@@ -29,12 +29,9 @@ from opentelemetry.trace import SpanContext
 from clew import clock
 from clew.catalog import semconv
 from clew.diagnostics import report
-from clew.queues.message import MessageProcess, MessageSend, message_process, message_send
+from clew.queues.message import REDELIVERY_COUNT, MessageProcess, MessageSend, message_process, message_send
 
 T = TypeVar("T")
-
-REDELIVERY_COUNT: Final = "clew.queue.redelivery_count"
-"""The attribute that says how often a message was delivered before."""
 
 TEMPORARY: Final = "(temporary)"
 """Stands for the destinations of replies, whose names are made up for one message each."""

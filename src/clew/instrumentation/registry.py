@@ -36,6 +36,7 @@ DROP_INS: Final = (
     DropIn(module="redis", libraries=("redis",)),
     DropIn(module="sqlalchemy", libraries=("sqlalchemy",)),
     DropIn(module="apscheduler", libraries=("apscheduler",)),
+    DropIn(module="celery", libraries=("celery",)),
     DropIn(module="faststream", libraries=("faststream",)),
     DropIn(module="openai", libraries=("openai",)),
 )
@@ -51,7 +52,7 @@ def instrument(*targets: Any) -> Any:
     Without arguments: every library that clew knows, for all that the app makes of it from now on, as ``clew run`` does.
 
     Args:
-        targets: FastAPI, Starlette or any ASGI apps, FastStream brokers, APScheduler schedulers, SQLAlchemy engines, redis,
+        targets: FastAPI, Starlette or any ASGI apps, FastStream brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines, redis,
             httpx and OpenAI clients.
 
     Returns:

@@ -20,6 +20,7 @@ class Occasion:
         user_id: who asked for it.
         job_key: what the same job has in every process that fires it, where that is known.
         period_s: the time between two runs, where it begins when a process does, in seconds.
+        run_id: the id of the run's record, where another process is to know it, too; by default a fresh one.
     """
 
     source: str = "clew"
@@ -31,3 +32,4 @@ class Occasion:
     user_id: str | None = None
     job_key: str | None = None
     period_s: float | None = None
+    run_id: str | None = None

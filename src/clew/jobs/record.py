@@ -58,7 +58,7 @@ class RunRecord:
     def __init__(self, recorder: Recorder, job: str, occasion: Occasion) -> None:
         origin = recorder.origin
         self._recorder = recorder
-        self.id = new_id()
+        self.id = occasion.run_id or new_id()
         self.job = _name(job) or ""
         self.progress: float | None = None
         self._row: dict[str, Any] = {
@@ -125,6 +125,13 @@ class RunRecord:
         """Return the row of a run that was due and did not start."""
         self._row |= self._recorder.row(**thread)
         return self.ended(status, attributes)
+
+    def taken_over(self, pid: int | None, started_at: datetime | None, thread: Mapping[str, str | None]) -> None:
+        """Know the run for one of another process of this host, which can't end it any more."""
+        self._row |= self._recorder.row(**thread)
+        self._row |= {"pid": pid, "started_at": started_at}
+        for column in ("process_started_at", "process_key"):
+            self._row.pop(column)
 
     def wait(self, change: Change) -> None:
         """Commit a row; wait for that unless an event loop would."""

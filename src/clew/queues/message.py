@@ -20,6 +20,9 @@ from clew.engine.operation import Linkable, Operation
 SENT_AT_HEADER: Final = "clew-sent-at"
 """The header of a message in which its producer writes when it sent it, in seconds since the epoch."""
 
+REDELIVERY_COUNT: Final = "clew.queue.redelivery_count"
+"""The attribute that says how often a message was delivered before."""
+
 
 class MessageSend(Operation):
     """Sending one message, or a batch of them. Its carrier goes into the headers."""
@@ -57,7 +60,7 @@ class MessageProcess(Operation):
     def finish(self, error: BaseException | None = None) -> None:
         """End the processing and count the messages."""
         super().finish(error)
-        _count(MESSAGES_CONSUMED, self, _messages(self))
+        count_consumed(self)
 
     def reject(self, error: BaseException) -> None:
         """Count the message as one that could not be read, and end its processing with that error."""
@@ -149,22 +152,36 @@ def _attributes(system: str, destination: str, operation: str, more: Mapping[str
 
 
 def _keep_waits(processing: MessageProcess, messages: Iterable[Mapping[Any, Any]]) -> None:
-    processing._waits_s = [waited_s for headers in messages if (waited_s := _waited_s(headers)) is not None]
+    processing._waits_s = [waiting_s for headers in messages if (waiting_s := waited_s(headers)) is not None]
     if processing._waits_s:
         # Of a batch, the message that waited longest
         processing.attributes["clew.queue.wait_s"] = round(max(processing._waits_s), 6)
 
 
-def _waited_s(headers: Mapping[Any, Any]) -> float | None:
+def waited_s(headers: Mapping[Any, Any]) -> float | None:
+    """Return how long a message waited since it was sent, in seconds; ``None`` where its headers do not tell.
+
+    Args:
+        headers: those of the message.
+
+    Example:
+        >>> waited_s({"clew-sent-at": "1700000000.0"}) > 1e7, waited_s({"clew-sent-at": "soon"})
+        (True, None)
+    """
     value = headers.get(SENT_AT_HEADER) or headers.get(SENT_AT_HEADER.encode())
     if value is None:
         return None
     try:
-        waited_s = max(0.0, clock.now_ns() / 1e9 - float(value))
+        waiting_s = max(0.0, clock.now_ns() / 1e9 - float(value))
     except (TypeError, ValueError, OverflowError):
         # What a stranger wrote there is no reason not to process the message
         return None
-    return waited_s if math.isfinite(waited_s) else None
+    return waiting_s if math.isfinite(waiting_s) else None
+
+
+def count_consumed(operation: Operation) -> None:
+    """Count the messages that an operation works on: its attributes are those of messaging."""
+    _count(MESSAGES_CONSUMED, operation, _messages(operation))
 
 
 def _messages(operation: Operation) -> int:
