@@ -136,7 +136,7 @@ def test_processes_write_at_once_and_make_the_tables_at_once(database_url: str) 
 def test_a_forked_child_writes_by_itself(database_url: str) -> None:
     said, complained = run(
         """
-        assert records.steer_and_wait(start("before"))
+        assert records.steer(start("before")).result(20)
         waiting = [records.record(start("parent's")) for _ in range(10)]
         over = threading.Event()
         def work():
@@ -149,7 +149,7 @@ def test_a_forked_child_writes_by_itself(database_url: str) -> None:
             if (child := os.fork()) == 0:
                 assert records.account().emitted == 0
                 for _ in range(10):
-                    assert records.steer_and_wait(start("child's")), "not committed"
+                    assert records.steer(start("child's")).result(20)
                 records.record(start("child's"))
                 clew.shutdown()
                 tell(account())
@@ -158,7 +158,7 @@ def test_a_forked_child_writes_by_itself(database_url: str) -> None:
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 5
         over.set()
         [thread.join() for thread in threads]
-        assert records.steer_and_wait(start("after"))
+        assert records.steer(start("after")).result(20)
         clew.shutdown()
         tell(account())
         """
@@ -195,7 +195,7 @@ def test_the_next_start_takes_along_what_a_killed_process_left_on_disk(tmp_path:
     blocker.unlink()
     said, _ = run(
         """
-        assert records.steer_and_wait(start())
+        assert records.steer(start()).result(20)
         clew.flush()
         tell(account())
         """,
@@ -247,7 +247,7 @@ def test_what_is_not_in_the_database_at_the_end_is_said(tmp_path: Path) -> None:
 def test_an_end_by_sigterm_loses_nothing(database_url: str) -> None:
     process = begin(
         """
-        assert records.steer_and_wait(start())
+        assert records.steer(start()).result(20)
         for _ in range(30):
             records.record(start())
         tell("there")
@@ -266,7 +266,7 @@ def test_multiprocessing_children_write_what_they_have_at_their_end(database_url
     run(
         """
         import multiprocessing
-        assert records.steer_and_wait(start())
+        assert records.steer(start()).result(20)
         def work():
             records.record(start("child's"))
         children = [multiprocessing.get_context("fork").Process(target=work) for _ in range(3)]
@@ -293,12 +293,12 @@ def test_the_history_can_be_switched_off() -> None:
 def test_accounts_and_metrics_tell_of_the_rows(database_url: str) -> None:
     said, _ = run(
         """
-        assert records.steer_and_wait(start())
+        assert records.steer(start()).result(20)
         records.record(Change(table="job_runs", row={"id": 1}))
         clew.flush()
         found = clew.accounts()["history"]
         tell([found.emitted, found.delivered, found.dropped])
-        tell([line for line in clew.prometheus_text().decode().splitlines() if line.startswith("clew_history")])
+        tell([line for line in clew.prometheus_text()[0].decode().splitlines() if line.startswith("clew_history")])
         """
     )
     assert said[0] == [2, 1, {"refused": 1}]
