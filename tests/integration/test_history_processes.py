@@ -21,6 +21,8 @@ from tests.integration.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("spool_dir")
 
+QUIET = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
+
 PRELUDE = r"""
     import json, os, signal, sys, threading, time
     import clew
@@ -29,7 +31,7 @@ PRELUDE = r"""
     from clew.history.recorder import recorder
     from clew.history.writing import Change
 
-    clew.configure(service_name="orders", traces_exporter="none", metrics_exporter="none", logs_exporter="none")
+    clew.configure(service_name="orders")
     records = recorder()
 
     def start(job="digest"):
@@ -54,7 +56,7 @@ def begin(script: str, **environment: str) -> subprocess.Popen[str]:
     code = textwrap.dedent(PRELUDE) + textwrap.dedent(script)
     return subprocess.Popen(
         [sys.executable, "-c", code],
-        env={**os.environ, **environment},
+        env={**os.environ, **QUIET, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -299,7 +301,9 @@ def test_accounts_and_metrics_tell_of_the_rows(database_url: str) -> None:
         found = clew.accounts()["history"]
         tell([found.emitted, found.delivered, found.dropped])
         tell([line for line in clew.prometheus_text()[0].decode().splitlines() if line.startswith("clew_history")])
-        """
+        """,
+        OTEL_METRICS_EXPORTER="otlp",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
     )
     assert said[0] == [2, 1, {"refused": 1}]
     assert [line.split("{")[0].split(" ")[0] for line in said[1]] == [

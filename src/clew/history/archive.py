@@ -140,10 +140,15 @@ class ArchiveWriter:
             os.close(descriptor)
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Return the files in a folder that are archives by their names, oldest first."""
+    return sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: (path.stat().st_mtime, path.name))
+
+
 def archives(folder: Path) -> list[Archive]:
     """Return what is in a folder, oldest first; a file that can't be read is left to :func:`verify`."""
     found = []
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in files_in(folder):
         with suppress(ArchiveError):
             found.append(describe(path))
     return found

@@ -5,7 +5,9 @@ Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from sqlalchemy.exc import (
     CompileError,
@@ -19,7 +21,7 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from clew.history.database import DatabaseError
+from clew.history.database import Database, DatabaseError
 
 # Classes of PostgreSQL's error codes: data exception, integrity constraint violation, program limit exceeded
 _OF_ROWS: Final = ("22", "23", "54")
@@ -50,3 +52,22 @@ def is_collision(error: BaseException) -> bool:
 
 def _code(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
+
+
+@contextmanager
+def answering(database: Database) -> Iterator[None]:
+    """Tell in one sentence that the database does not answer, for a command that somebody waits for.
+
+    Raises:
+        DatabaseError: in the place of what the database's driver raised.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise DatabaseError(f"{database} can't be used: {in_short(error)}") from error
+
+
+def in_short(error: BaseException) -> str:
+    """Return what went wrong, without the statement and its parameters, which may be secret."""
+    origin: Any = getattr(error, "orig", None) or error
+    return " ".join(str(origin).split()) or type(origin).__name__

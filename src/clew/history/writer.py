@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from sqlalchemy import Connection
 
 from clew import clock
 from clew.diagnostics import ClewError, report
 from clew.history.database import Database
-from clew.history.faults import is_collision, is_of_row
+from clew.history.faults import in_short, is_collision, is_of_row
 from clew.history.spooling import ROWS, packed, spool_of, unpacked
 from clew.history.writing import Change, write
 from clew.pipeline.breaker import Breaker
@@ -216,7 +216,7 @@ class Writer:
             if not is_of_row(error):
                 raise
             if len(changes) == 1:
-                tell(f"history: {changes[0].table}", f"a row was refused: {_short(error)}")
+                tell(f"history: {changes[0].table}", f"a row was refused: {in_short(error)}")
                 return list(changes)
         else:
             return []
@@ -255,7 +255,7 @@ class Writer:
         self._is_ready = False
         if self.breaker.trip():
             kept = f"rows wait in {self.spool.folder}" if self.spool is not None else "rows are lost"
-            logger.warning("the history can't be written to, %s: %s", kept, _short(error))
+            logger.warning("the history can't be written to, %s: %s", kept, in_short(error))
 
     def say_what_was_lost(self) -> None:
         """Log what is not in the database at the end of the process."""
@@ -286,12 +286,6 @@ class _Replay:
 def tell(where: str, problem: BaseException | str) -> None:
     """Report a problem from a thread that nobody would catch it from in strict mode."""
     try:
-        report(where, _short(problem) if isinstance(problem, BaseException) else problem)
+        report(where, in_short(problem) if isinstance(problem, BaseException) else problem)
     except ClewError as error:
         logger.error("%s", error)  # noqa: TRY400 - where it was raised says nothing
-
-
-def _short(error: BaseException) -> str:
-    # SQLAlchemy adds the statement and its parameters, which may be secret
-    origin: Any = getattr(error, "orig", None) or error
-    return " ".join(str(origin).split()) or type(origin).__name__
