@@ -9,6 +9,7 @@ Example:
     ...     span.set("currency", "EUR")
 """
 
+from clew import maintenance
 from clew._version import __version__
 from clew.agents.task import agent, agent_task, handoff
 from clew.diagnostics import ClewError
@@ -59,6 +60,7 @@ __all__ = [
     "instrument",
     "job",
     "llm_call",
+    "maintenance",
     "prometheus_text",
     "serve_worker",
     "shutdown",

@@ -16,6 +16,7 @@ from typing import Any, Final
 from clew import clock
 from clew.diagnostics import ClewError, report
 from clew.engine import runtime
+from clew.health.monitor import monitor
 
 logger = logging.getLogger("clew.maintenance")
 
@@ -41,7 +42,7 @@ def clean_history(scheduler: Any, *, hour: int = 3) -> None:
         >>> [job.id for job in scheduler.get_jobs()]
         ['clew.clean_history']
     """
-    _add(scheduler, "clean_history", _clean_history, hour=hour)
+    _add(scheduler, "clean_history", _clean_history, trigger="cron", hour=hour)
 
 
 def delete_old_logs(
@@ -62,7 +63,7 @@ def delete_old_logs(
         MaintenanceError: the folder is the root of a file system, or the pattern means all files, or other folders.
     """
     where = _checked(folder, pattern)
-    _add(scheduler, "delete_old_logs", _delete_old_logs, where, pattern, max_age_s, hour=hour)
+    _add(scheduler, "delete_old_logs", _delete_old_logs, where, pattern, max_age_s, trigger="cron", hour=hour)
 
 
 def delete_old_backups(
@@ -85,19 +86,30 @@ def delete_old_backups(
     if keep < 1:
         raise MaintenanceError(f"keep={keep}: at least one backup has to stay")
     where = _checked(folder, pattern)
-    _add(scheduler, "delete_old_backups", _delete_old_backups, where, pattern, keep, hour=hour)
+    _add(scheduler, "delete_old_backups", _delete_old_backups, where, pattern, keep, trigger="cron", hour=hour)
 
 
-def _add(scheduler: Any, name: str, do: Callable[..., Any], *arguments: Any, hour: int) -> None:
+def check_health(scheduler: Any, *, every_s: float = 300.0) -> None:
+    """Have every health check of this process looked at now and then: a warning is logged for each that is not well.
+
+    What they find is kept in the history, as when somebody asks over HTTP.
+
+    Args:
+        scheduler: an APScheduler scheduler.
+        every_s: how often, in seconds.
+    """
+    _add(scheduler, "check_health", _check_health, trigger="interval", seconds=every_s)
+
+
+def _add(scheduler: Any, name: str, do: Callable[..., Any], *arguments: Any, trigger: str, **when: Any) -> None:
     settings = runtime.ready().settings
     if settings is None or name not in settings.maintenance:
         logger.info("%s is not among CLEW_MAINTENANCE: it is not added", name)
         return
     scheduler.add_job(
         do,
-        "cron",
+        trigger,
         args=arguments,
-        hour=hour,
         timezone=UTC,
         id=f"clew.{name}",
         name=f"clew.{name}",
@@ -105,6 +117,7 @@ def _add(scheduler: Any, name: str, do: Callable[..., Any], *arguments: Any, hou
         coalesce=True,
         max_instances=1,
         misfire_grace_time=_GRACE_S,
+        **when,
     )
 
 
@@ -150,6 +163,15 @@ def _delete_old_logs(folder: str, pattern: str, max_age_s: float) -> dict[str, i
 def _delete_old_backups(folder: str, pattern: str, keep: int) -> dict[str, int]:
     """Return how many files were deleted."""
     return _delete([path for path, _ in _newest_first(folder, pattern)[keep:]])
+
+
+def _check_health() -> dict[str, str]:
+    """Return the status of each check, and of all."""
+    found = monitor.look()
+    for result in found.results:
+        if result.status != "ok":
+            logger.warning("health check %s: %s (%s)", result.name, result.status, result.text)
+    return {"status": found.status, **{result.name: result.status for result in found.results}}
 
 
 def _newest_first(folder: str, pattern: str) -> list[tuple[Path, float]]:

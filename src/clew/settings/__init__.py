@@ -270,6 +270,8 @@ class Settings(BaseSettings):
     days, and a week for health checks."""
     archive_dir: Path | None = None
     """Where archived records go; by default ``clew/archive`` in the user's state folder."""
+    maintenance: Words = ("clean_history", "check_health", "delete_old_logs", "delete_old_backups")
+    """Which of the maintenance jobs that the app adds with ``clew.maintenance`` are on; ``none`` switches all off."""
     admin_token: SecretStr | None = Field(default=None, min_length=8)
     """Opens details of health, and control over jobs, to who sends it as a bearer token; without it to this machine only."""
 
