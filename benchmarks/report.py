@@ -27,6 +27,7 @@ TITLES: Final = {
     "weight": "Import and size",
     "memory": "Memory under a runaway label",
     "outage": "An outage",
+    "health": "Health",
 }
 
 _PACKAGES: Final = (

@@ -50,7 +50,7 @@ class Service:
         import uvicorn
 
         config = uvicorn.Config(
-            self._served.app, http="httptools", loop="asyncio", lifespan="off", access_log=False, log_level="warning"
+            self._served.app, http="auto", loop="asyncio", lifespan="off", access_log=False, log_level="warning"
         )
         self._server = uvicorn.Server(config)
         self._server.run(sockets=[self._listening])

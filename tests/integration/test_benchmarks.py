@@ -43,6 +43,15 @@ def test_an_outage_is_measured_and_its_spans_arrive_afterwards():
     assert [row[7] for row in rows if row[1] in ("healthy", "refused", "silent")] == ["0", "0", "0"]
 
 
+def test_health_is_measured_while_parts_answer_and_while_one_hangs():
+    done = run("--only", "health", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    for server in ("FastAPI, uvicorn", "clew.serve_worker"):
+        rows = cells(done.stdout, server)
+        assert [row[1] for row in rows[:3]] == ["all looked at anew", "fresh but for two", "one hangs"]
+        assert all(float(row[3]) > 0 for row in rows[:3])
+
+
 def test_a_variant_that_cannot_run_is_named_with_the_reason():
     done = run("--only", "operations", "--variants", "bare,sentry,logfire", "--here", "--dry-run", "--scale", "0.01")
     assert done.returncode == 0, done.stderr

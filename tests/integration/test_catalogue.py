@@ -50,6 +50,11 @@ THE_REST = """
         time.sleep(0.02)
     scheduler.shutdown()
 
+    @clew.health_check("catalogue")
+    def look():
+        return True
+    clew.check_health()
+
     @clew.job("fails")
     def fails():
         raise ValueError("as it must")

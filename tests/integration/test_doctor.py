@@ -1,14 +1,25 @@
 from __future__ import annotations
 
+import http.server
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
 
 import pytest
+from sqlalchemy import text
 
+from clew.history.database import Database
+from clew.history.migrations import HEAD
+from clew.settings import Settings
 from tests.integration.grpc_sink import GrpcSink
+from tests.integration.silent_server import SilentServer
 from tests.otlp_sink import OtlpSink
 
 # As the installed command does, without the other commands' imports
@@ -108,3 +119,92 @@ def test_a_signal_that_is_off_is_a_note(otlp_sink, spool_dir):
     done = examine(**otlp_sink.environment, OTEL_LOGS_EXPORTER="none")
     assert done.returncode == 0
     assert "off, as the environment says" in done.stdout
+
+
+@contextmanager
+def endpoint_with_clock(date: Callable[[], str | None]) -> Iterator[str]:
+    """An endpoint that takes everything, and says that it is another time."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response_only(200)
+            if (said := date()) is not None:
+                self.send_header("Date", said)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_HEAD = answer  # noqa: N815 - as the server calls them
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("late_s", "verdict", "said"),
+    [(0, "ok", "within 2 s"), (-3600, "wrong", " s ahead of"), (3600, "wrong", " s behind"), (10, "note", "behind")],
+)
+def test_the_clock_is_compared_with_the_endpoints(late_s, verdict, said, spool_dir):
+    with endpoint_with_clock(lambda: formatdate(time.time() + late_s, usegmt=True)) as url:
+        done = examine(OTEL_EXPORTER_OTLP_ENDPOINT=url)
+    line = next(line for line in done.stdout.splitlines() if " clock " in line)
+    assert line.startswith(verdict)
+    assert said in line
+    assert done.returncode == (1 if verdict == "wrong" else 0)
+    assert ("mend: keep both clocks by NTP" in done.stdout) == (verdict != "ok")
+
+
+@pytest.mark.parametrize("date", [None, "yesterday", "\x00"])
+def test_an_endpoint_without_a_date_is_no_fault(date, spool_dir):
+    with endpoint_with_clock(lambda: date) as url:
+        done = examine(OTEL_EXPORTER_OTLP_ENDPOINT=url)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_database_is_looked_at_and_left_as_it_was(otlp_sink, spool_dir, database_url):
+    before = examine(**otlp_sink.environment)
+    assert before.returncode == 0, before.stdout
+    known = Database(Settings().history_url())
+    known.ensure(auto_upgrade=True)
+    done = examine(**otlp_sink.environment)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"ok +database +.* answers in \d+ ms", done.stdout)
+    assert f"at revision {HEAD}" in done.stdout
+    assert "it takes rows" in done.stdout
+    assert ("that of the database" in done.stdout) == database_url.startswith("postgresql")
+    with known.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM health_checks")) == 0
+
+
+def test_tables_that_are_behind_in_postgresql_are_told_with_the_command(otlp_sink, spool_dir, postgresql_url):
+    done = examine(**otlp_sink.environment, CLEW_DATABASE_URL=postgresql_url)
+    assert done.returncode == 1
+    assert "not there yet" in done.stdout
+    assert "clew db upgrade" in done.stdout
+
+
+def test_a_database_that_is_away_or_silent_or_not_to_be_written_is_told_without_secrets(otlp_sink, spool_dir, tmp_path):
+    away = examine(
+        **otlp_sink.environment, CLEW_DATABASE_URL=f"postgresql://app:hunter2@127.0.0.1:{free_port()}/orders"
+    )
+    assert away.returncode == 1
+    assert "it can't be read" in away.stdout
+    assert "hunter2" not in away.stdout + away.stderr
+    with SilentServer() as silent:
+        done = examine(
+            **otlp_sink.environment, CLEW_DATABASE_URL=f"postgresql://app:hunter2@127.0.0.1:{silent.port}/orders"
+        )
+    assert done.returncode == 1
+    assert "hunter2" not in done.stdout + done.stderr
+    none = examine(**otlp_sink.environment, CLEW_DATABASE_URL="sqlite:////proc/nowhere/history.db")
+    assert none.returncode == 0
+
+
+def test_what_is_off_is_a_note(otlp_sink, spool_dir):
+    assert "the history is off" in examine(**otlp_sink.environment, CLEW_HISTORY="false").stdout
