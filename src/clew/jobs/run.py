@@ -128,20 +128,27 @@ class JobRun(Operation):
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the run, give it its status, and complete its record as :meth:`begin` made it."""
-        self._keep_end(self._end(error), error, RunRecord.wait)
+        try:
+            self._keep_end(self._end(error), error, RunRecord.wait)
+        finally:
+            running.discard(self)
 
     async def finish_async(self, error: BaseException | None = None) -> None:
         """End the run; await that its record is complete."""
-        if (waiting := self._keep_end(self._end(error), error, RunRecord.wait_on_loop)) is not None:
-            await waiting
+        try:
+            if (waiting := self._keep_end(self._end(error), error, RunRecord.wait_on_loop)) is not None:
+                await waiting
+        finally:
+            running.discard(self)
 
     def cut(self) -> None:
         """Mark the run as cancelled, because its process ends; should it end yet, its record is completed all the same."""
-        if running.discard(self):
+        if running.claim(self):
             self.interrupt("shutdown")
             self._message = _CUT
             self._end_operation(None)
             self._keep_end(str(self.attributes[STATUS]), None, RunRecord.send)
+            running.discard(self)
 
     def misfire(self, reason: MisfireReason) -> None:
         """End the run as one that did not start, and count it."""
@@ -217,7 +224,7 @@ class JobRun(Operation):
         if self.context is None or self._pid != os.getpid():
             # A child that was forked within the run ends nothing of its parent's
             return None
-        if not running.discard(self) and self._is_over:
+        if not running.claim(self) and self._is_over:
             # It was marked when the process began to end, and has ended after all: its record tells what came of it
             self._interrupted, self.error_type, self._message = False, None, ""
             if isinstance(error, Exception):

@@ -55,6 +55,7 @@ class Running:
     def reset(self) -> None:
         """Know of none."""
         self._runs: dict[int, tuple[JobRun, RunRecord | None]] = {}
+        self._claimed: set[int] = set()
         # The parent's lock may be held by a thread that a child does not have
         self._ended = threading.Condition()
         self._fired: deque[Firing] = deque(maxlen=_MAX_FIRED)
@@ -77,13 +78,21 @@ class Running:
                 )
             )
 
-    def discard(self, run: JobRun) -> bool:
-        """Count a run out; return whether it was in."""
+    def claim(self, run: JobRun) -> bool:
+        """Let one caller end a run: true for the first that asks. Until its record is on its way, it is still waited for."""
         with self._ended:
-            found = self._runs.pop(id(run), None)
+            if id(run) not in self._runs or id(run) in self._claimed:
+                return False
+            self._claimed.add(id(run))
+            return True
+
+    def discard(self, run: JobRun) -> None:
+        """Count a run out."""
+        with self._ended:
+            self._runs.pop(id(run), None)
+            self._claimed.discard(id(run))
             if not self._runs:
                 self._ended.notify_all()
-        return found is not None
 
     def all(self) -> list[tuple[JobRun, RunRecord | None]]:
         """Return those that go on, with their records where there is a history."""

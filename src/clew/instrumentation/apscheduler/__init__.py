@@ -53,8 +53,9 @@ def instrument(target: T) -> T:
             missed(job, run_time, "overlap")
 
     target.add_listener(overlapped, EVENT_JOB_MAX_INSTANCES)
-    ending.arm()
     _show(target)
+    # After the history, and so ended before it
+    ending.arm()
     return target
 
 

@@ -1,0 +1,128 @@
+"""What tests of jobs share: programs as processes, and what is in the history."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import func, select
+
+from clew.history.database import Database
+from clew.history.models import Base, JobRun, JobRunTotal, ScheduledJob
+from clew.settings import Settings
+from tests.integration.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+BEAT_S = 0.5
+
+
+class Program:
+    """A program of :mod:`tests.integration.job_programs` as a process of its own."""
+
+    def __init__(self, folder: Path, name: str, argument: str = "", **environment: str) -> None:
+        self._output = folder / f"{name}-{id(self)}.out"
+        self._events = folder / f"{name}-{id(self)}.err"
+        chosen = {
+            "CLEW_LOG_FORMAT": "json",
+            "CLEW_HEARTBEAT_S": str(BEAT_S),
+            "OTEL_SDK_DISABLED": "true",
+            "OTEL_SERVICE_NAME": "jobs",
+        }
+        with self._output.open("wb") as output, self._events.open("wb") as events:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.integration.job_programs", name, argument],
+                cwd=ROOT,
+                env=os.environ | chosen | environment,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=events,
+                restore_signals=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.communicate()
+
+    def said(self, line: str) -> bool:
+        """Tell whether it has said something."""
+        return line in self._output.read_text().splitlines()
+
+    def wait_for(self, line: str) -> None:
+        """Wait until it has said something."""
+        eventually(lambda: self.said(line) or self.process.poll() is not None, f"the program says {line!r}")
+        assert self.said(line), self._events.read_text()
+
+    def events(self, name: str) -> list[Mapping[str, Any]]:
+        """Return its log events of a name."""
+        lines = [line for line in self._events.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def end(self, number: signal.Signals) -> int:
+        """Send it a signal and wait for its end."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+class History:
+    """What is in the database of CLEW_DATABASE_URL."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(Settings.load(database_url=url).history_url())
+
+    def __enter__(self) -> Self:
+        self.database.ensure(auto_upgrade=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.database.engine.dispose()
+
+    def all(self, model: type[Base], **equal: Any) -> list[Mapping[str, Any]]:
+        """Return the rows of a table, the oldest first."""
+        table = model.__table__
+        query = select(table).order_by(*table.primary_key.columns)
+        for name, value in equal.items():
+            query = query.where(table.c[name] == value)
+        with self.database.read() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+    def runs(self, job: str, status: str | None = None) -> list[Mapping[str, Any]]:
+        """Return the runs of a job."""
+        return self.all(JobRun, job=job, **({} if status is None else {"status": status}))
+
+    def scheduled(self) -> list[Mapping[str, Any]]:
+        """Return what schedulers have."""
+        return self.all(ScheduledJob)
+
+    def totals(self, job: str) -> dict[str, int]:
+        """Return how many runs of a job ended, by status."""
+        query = (
+            select(JobRunTotal.status, func.sum(JobRunTotal.runs))
+            .where(JobRunTotal.job == job)
+            .group_by(JobRunTotal.status)
+        )
+        with self.database.read() as connection:
+            return {status: int(runs) for status, runs in connection.execute(query) if runs}
+
+    def check_totals(self, job: str) -> None:
+        """Assert that the totals of a job agree with its runs."""
+        counted: dict[str, int] = {}
+        for run in self.runs(job):
+            if run["finished_at"] is not None:
+                counted[run["status"]] = counted.get(run["status"], 0) + 1
+        assert self.totals(job) == counted
