@@ -69,6 +69,13 @@ class Shop:
         eventually(lambda: self.row(task_id)["status"] == status, f"the record of {task_id} says {status}")
         return self.row(task_id)
 
+    def said(self, run: CapturedSpan, line: str) -> None:
+        """Wait for a line in a run's trace, which is there once, and in the run."""
+        found = self.sink.wait(
+            lambda sink: [log for log in sink.logs if log.body == line and log.trace_id == run.trace_id], what=line
+        )
+        assert [log.span_id for log in found if log.span_id == run.span_id] == [run.span_id]
+
     def measured(self, name: str, **labels: Any) -> None:
         """Wait for a metric."""
         self.sink.wait(lambda sink: sink.total(name, **labels), what=name)
@@ -164,11 +171,9 @@ def test_each_line_leaves_once_and_in_its_trace(app: Any, shop: Shop) -> None:
 
     for run, lines in ((shop.run(added.id), ("adding 41", "task logger")), (shop.run(said.id), ("printed",))):
         for line in lines:
-            shop.sink.wait_for_log(line)
-            found = [log for log in shop.sink.logs if log.body == line and log.trace_id == run.trace_id]
-            assert [log.span_id for log in found] == [run.span_id]
+            shop.said(run, line)
         for event in ("job_start", "job_end"):
-            assert len([log for log in shop.sink.logs if (log.body, log.span_id) == (event, run.span_id)]) == 1
+            shop.said(run, event)
     received = [log for log in shop.sink.logs if log.body == f"Task shop.add[{added.id}] received"]
     assert [log.logger for log in received] == ["celery.worker.strategy"]
     # Nobody asked for the arguments of tasks
@@ -193,7 +198,7 @@ def test_a_retry_is_another_run_of_the_same_trace_that_links_to_the_try_before(
     assert [run.attributes.get("error.type") for run in tries] == ["ConnectionError", "ConnectionError", None]
     # A later try is due after its countdown
     assert tries[1].start_ns - tries[0].end_ns > 0.1e9
-    assert shop.sink.total("clew.job.lateness", clew__job__name="shop.flaky") == 2
+    shop.sink.wait(lambda sink: sink.total("clew.job.lateness", clew__job__name="shop.flaky") == 2, what="both waits")
 
     rows = shop.rows(result.id)
     assert [(row["attempt"], row["status"]) for row in rows] == [(1, "failed"), (2, "failed"), (3, "completed")]
@@ -217,7 +222,7 @@ def test_a_failure_is_the_runs_and_stays_the_callers(app: Any, shop: Shop) -> No
     assert (run.status, run.status_message, run.attributes["error.type"]) == ("error", "out of stock", "ValueError")
     assert (row["status"], row["error_type"], row["error_message"]) == ("failed", "ValueError", "out of stock")
     assert "in fail" in row["traceback"]
-    assert [log.body for log in shop.sink.logs if log.span_id == run.span_id].count("job_error") == 1
+    shop.said(run, "job_error")
 
 
 def test_chains_groups_and_chords_are_one_trace(captured_telemetry: CapturedTelemetry, app: Any, shop: Shop) -> None:
@@ -314,7 +319,7 @@ def test_revoked_and_expired_tasks(app: Any, shop: Shop) -> None:
             run = shop.run(result.id)
             assert (run.status, run.attributes["clew.job.status"]) == ("unset", "cancelled")
             shop.row_with(result.id, "cancelled")
-    assert shop.sink.total("clew.job.misfires", clew__job__name="shop.many", clew__job__misfire__reason="late") == 1
+    shop.measured("clew.job.misfires", clew__job__name="shop.many", clew__job__misfire__reason="late")
 
 
 HOSTILE: list[dict[str, Any]] = [
