@@ -28,6 +28,7 @@ TITLES: Final = {
     "memory": "Memory under a runaway label",
     "outage": "An outage",
     "health": "Health",
+    "history": "The history of jobs",
 }
 
 _PACKAGES: Final = (

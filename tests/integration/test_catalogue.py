@@ -55,6 +55,10 @@ THE_REST = """
         return True
     clew.check_health()
 
+    from clew.history.recorder import recorder
+    from clew.history.writing import Change
+    recorder().record(Change(table="job_runs", row={"id": "without anything else"}))
+
     @clew.job("fails")
     def fails():
         raise ValueError("as it must")

@@ -306,9 +306,34 @@ def test_accounts_and_metrics_tell_of_the_rows(database_url: str) -> None:
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
     )
     assert said[0] == [2, 1, {"refused": 1}]
-    assert [line.split("{")[0].split(" ")[0] for line in said[1]] == [
+    assert {line.split("{")[0].split(" ")[0] for line in said[1]} == {
         "clew_history_accepted_total",
         "clew_history_written_total",
         "clew_history_dropped_total",
         "clew_history_pending",
-    ]
+    }
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'history.db'}"
+    said, complained = run(
+        """
+        import resource
+        assert records.steer(start()).result(20)
+        # No file may grow beyond this, as on a disk that is full; what goes to the spool is smaller
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+        def row(number):
+            return Change(table="job_runs", row={**start().row, "traceback": os.urandom(300).hex()})
+        for number in range(200):
+            records.steer(row(number)).result(20)
+        tell(records.account().spooled > 50)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        deadline = time.monotonic() + 30
+        while records.account().pending and time.monotonic() < deadline:
+            records.flush(5)
+        tell(account())
+        """,
+        CLEW_DATABASE_URL=url,
+    )
+    assert said == [True, [201, 201, {}, 0, 0]], complained
+    assert len(rows(url)) == 201
