@@ -11,7 +11,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ RECORD_INTERVAL_S: Final = 1.0
 COMMIT_WAIT_S: Final = 1.0
 # What is kept of a deadline at the end of the process to write to disk what the database did not take
 _SPOOLING_SHARE: Final = 0.2
+_LONGEST_SLEEP_S: Final = 3_600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,11 +66,16 @@ class _Queued:
 
     def settle(self, *, committed: bool) -> None:
         if self.done is not None:
-            self.done.set_result(committed)
+            # Who awaited it may have given up
+            with suppress(InvalidStateError):
+                self.done.set_result(committed)
 
 
 class Recorder:
     """Writes rows of this process to the history.
+
+    The app's threads hold no lock that the writing thread or the shutdown needs: a signal may interrupt them anywhere, and its
+    handler may wait for the shutdown.
 
     Args:
         settings: which database, and how much may wait.
@@ -85,12 +92,17 @@ class Recorder:
         self._steering: deque[_Queued] = deque()
         self._recording: deque[_Queued] = deque()
         self._in_hand: list[_Queued] = []
-        self._wake = threading.Condition()
+        self._recording_due = 0.0
+        # A lock that is held while nobody rings
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._claiming = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._starting = threading.RLock()
         self._is_late = False
         self._is_closing = False
         self._has_ended = False
-        self._flushes: list[threading.Event] = []
+        self._flushes: deque[threading.Event] = deque()
 
     @property
     def database(self) -> Database:
@@ -128,6 +140,8 @@ class Recorder:
 
     def record(self, change: Change) -> None:
         """Have a row written with the next batch; never waits."""
+        if not self._recording:
+            self._recording_due = clock.monotonic_s() + RECORD_INTERVAL_S
         self._queue(self._recording, _Queued(change))
 
     def steer(self, change: Change) -> Future[bool]:
@@ -165,38 +179,29 @@ class Recorder:
 
     def add_chore(self, chore: Chore) -> None:
         """Have something done at intervals from now on."""
-        with self._wake:
-            if all(known.name != chore.name for known in self._chores):
-                self._chores.append(chore)
-            self._start()
-            self._wake.notify()
+        if all(known.name != chore.name for known in self._chores):
+            self._chores.append(chore)
+        self._rouse()
 
     def hurry(self, name: str) -> None:
         """Have a chore done now rather than when it is due."""
-        with self._wake:
-            for chore in self._chores:
-                if chore.name == name:
-                    chore.due_at = 0.0
-            self._start()
-            self._wake.notify()
+        for chore in list(self._chores):
+            if chore.name == name:
+                chore.due_at = 0.0
+        self._rouse()
 
     def _queue(self, queue: deque[_Queued], queued: _Queued) -> None:
         self._writer.accept()
-        with self._wake:
-            ended, full = self._has_ended, len(queue) >= MAX_QUEUED_ROWS
-            if not ended and not full:
-                queue.append(queued)
-                self._start()
-                if queue is self._steering or len(queue) >= MAX_BATCH_ROWS:
-                    self._wake.notify()
-                return
-        if ended:
+        if len(queue) >= MAX_QUEUED_ROWS:
+            self._writer.overflow()
+            queued.settle(committed=False)
+            return
+        queue.append(queued)
+        if self._has_ended:
             # Nobody writes any more: the next start does
-            self._writer.keep([queued.change])
-            self._writer.release()
-        else:
-            self._writer.lose("queue_full", 1)
-        queued.settle(committed=False)
+            self._keep_left()
+        elif queue is self._steering or len(queue) in (1, MAX_BATCH_ROWS):
+            self._rouse()
 
     def _is_worth_waiting(self) -> bool:
         # Where one has waited in vain, the others need not
@@ -206,34 +211,37 @@ class Recorder:
 
     def flush(self, timeout_s: float) -> bool:
         """Write what waits, on disk as well; return whether nothing waits in memory any more."""
-        with self._wake:
-            if self._thread is None or not self._thread.is_alive():
-                return not (self._steering or self._recording)
-            done = threading.Event()
-            self._flushes.append(done)
-            self._wake.notify()
+        if self._thread is None or not self._thread.is_alive():
+            return not (self._steering or self._recording)
+        done = threading.Event()
+        self._flushes.append(done)
+        self._ring()
         return done.wait(timeout_s)
 
     def shutdown(self, timeout_s: float) -> bool:
         """Write what waits and end the thread; what is not written in time waits on disk for the next start."""
-        with self._wake:
-            self._is_closing = True
-            thread = self._thread
-            self._wake.notify()
+        self._is_closing = True
+        thread = self._thread
+        self._ring()
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s * (1 - _SPOOLING_SHARE))
-        with self._wake:
-            self._has_ended = True
-            left = [*self._in_hand, *self._steering, *self._recording]
-            self._in_hand = []
-            self._steering.clear()
-            self._recording.clear()
+        self._has_ended = True
+        self._keep_left()
+        self._writer.say_what_was_lost()
+        return True
+
+    def _keep_left(self) -> None:
+        """Write to disk what nobody will write to the database."""
+        with self._claiming:
+            left, self._in_hand = self._in_hand, []
+        for queue in (self._steering, self._recording):
+            with suppress(IndexError):
+                while True:
+                    left.append(queue.popleft())
         self._writer.keep([queued.change for queued in left])
         for queued in left:
             queued.settle(committed=False)
         self._writer.release()
-        self._writer.say_what_was_lost()
-        return True
 
     def pause_for_fork(self) -> None:
         """Hold still while the process forks."""
@@ -250,23 +258,32 @@ class Recorder:
         for chore in self._chores:
             chore.due_at = clock.monotonic_s() + chore.interval_s
 
-    def _start(self) -> None:
+    def _rouse(self) -> None:
         if self._thread is None or not self._thread.is_alive():
-            thread = threading.Thread(target=self._run, name="clew-history", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                # The interpreter is ending: the shutdown writes to disk what waits
-                return
-            self._thread = thread
+            self._start()
+        self._ring()
+
+    def _ring(self) -> None:
+        # It rings already
+        with suppress(RuntimeError):
+            self._bell.release()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._run, name="clew-history", daemon=True)
+                # Where the interpreter is ending, the shutdown writes to disk what waits
+                with suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
 
     def _run(self) -> None:
         while True:
-            with self._wake:
-                self._wake.wait_for(self._has_work, timeout=self._idle_s())
-                flushes, self._flushes = self._flushes, []
-                closing, ended = self._is_closing, self._has_ended
-            if ended:
+            if not self._has_work():
+                self._bell.acquire(timeout=self._idle_s())
+            flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
+            closing = self._is_closing
+            if self._has_ended:
                 # The shutdown did not wait for what this thread was at
                 return
             try:
@@ -283,26 +300,32 @@ class Recorder:
         if drain:
             self._writer.try_again()
         self._writer.replay()
-        while batch := self._take():
+        while batch := self._take(drain=drain):
             self._handle(batch)
             if not drain:
                 break
         self._do_chores()
 
     def _has_work(self) -> bool:
-        return bool(self._steering or self._flushes or self._is_closing or len(self._recording) >= MAX_BATCH_ROWS)
+        return bool(self._steering or self._flushes or self._is_closing or self._has_batch())
+
+    def _has_batch(self) -> bool:
+        waiting = len(self._recording)
+        return waiting >= MAX_BATCH_ROWS or (waiting > 0 and clock.monotonic_s() >= self._recording_due)
 
     def _idle_s(self) -> float:
         now = clock.monotonic_s()
-        dues = [chore.due_at - now for chore in self._chores]
+        dues = [chore.due_at - now for chore in list(self._chores)]
         if self._recording:
-            dues.append(RECORD_INTERVAL_S)
-        return max(0.0, min(self._writer.next_attempt_s(), *dues, threading.TIMEOUT_MAX))
+            dues.append(self._recording_due - now)
+        return max(0.0, min(self._writer.next_attempt_s(), *dues, _LONGEST_SLEEP_S))
 
-    def _take(self) -> list[_Queued]:
+    def _take(self, *, drain: bool) -> list[_Queued]:
         taken: list[_Queued] = []
-        with self._wake:
-            for queue in (self._steering, self._recording):
+        # What records goes along where something is written anyway
+        records = drain or self._has_batch() or bool(self._steering)
+        with self._claiming:
+            for queue in (self._steering, self._recording) if records else (self._steering,):
                 while queue and len(taken) < MAX_BATCH_ROWS:
                     taken.append(queue.popleft())
             self._in_hand = taken
@@ -314,7 +337,7 @@ class Recorder:
         try:
             fates = self._writer.put(changes)
         finally:
-            with self._wake:
+            with self._claiming:
                 # Else the shutdown could not wait any longer, and has written them to disk
                 ours = self._in_hand is batch
                 self._in_hand = []

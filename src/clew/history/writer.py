@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Literal
 
 from sqlalchemy import Connection
@@ -16,6 +17,7 @@ from clew.history.faults import in_short, is_collision, is_of_row
 from clew.history.spooling import ROWS, packed, spool_of, unpacked
 from clew.history.writing import Change, write
 from clew.pipeline.breaker import Breaker
+from clew.pipeline.lane import Tally
 from clew.pipeline.ledger import Account, Ledger
 from clew.pipeline.spool import SpooledBatch, SpoolFullError
 from clew.settings import Settings
@@ -51,6 +53,9 @@ class Writer:
 
     def _start_anew(self) -> None:
         self.ledger = Ledger((ROWS,))
+        self._accepted, self._overflow = Tally(), Tally()
+        self.accept, self.overflow = self._accepted.add, self._overflow.add
+        """Count a row that came in, and one that there was no room for; by any thread, which holds no lock for it."""
         self.breaker = Breaker()
         self._is_ready = False
         self._looked_at = float("-inf")
@@ -73,11 +78,11 @@ class Writer:
 
     def account(self) -> Account:
         """Return what became of the rows so far."""
-        return self.ledger.account(ROWS)
-
-    def accept(self, rows: int = 1) -> None:
-        """Count rows that came in."""
-        self.ledger.count(ROWS, "emitted", rows)
+        account = self.ledger.account(ROWS)
+        dropped = dict(account.dropped)
+        if overflow := self._overflow.total():
+            dropped["queue_full"] = overflow
+        return replace(account, emitted=self._accepted.total(), dropped=dropped)
 
     def lose(self, reason: str, rows: int, problem: object = None) -> None:
         """Count rows as lost, and say so once."""
@@ -86,7 +91,7 @@ class Writer:
 
     def waits(self) -> bool:
         """Tell whether rows of this process wait on disk."""
-        return self.account().spooled > 0
+        return self.ledger.account(ROWS).spooled > 0
 
     def is_well(self) -> bool:
         """Tell whether the database took what it was given last."""
