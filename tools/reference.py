@@ -90,7 +90,8 @@ def _metrics_of(kind: OperationKind) -> list[Metric]:
 
 
 def _events(kind: OperationKind) -> Iterable[str]:
-    return [event for event in (kind.events.start, kind.events.end, kind.events.error) if event is not None]
+    events = (kind.events.start, kind.events.end, kind.events.error, *kind.events.others)
+    return [event for event in events if event is not None]
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

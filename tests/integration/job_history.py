@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,10 +17,17 @@ from sqlalchemy import func, select
 from clew.history.database import Database
 from clew.history.models import Base, JobRun, JobRunTotal, ScheduledJob
 from clew.settings import Settings
-from tests.integration.waiting import eventually
+from tests.integration import waiting
 
 ROOT = Path(__file__).parents[2]
 BEAT_S = 0.5
+# Several processes start at once
+_WAIT_S = 60.0
+
+
+def eventually(condition: Callable[[], Any], what: str) -> None:
+    """Wait until something is so, of several processes."""
+    waiting.eventually(condition, what, within_s=_WAIT_S)
 
 
 class Program:
@@ -74,7 +81,7 @@ class Program:
     def end(self, number: signal.Signals) -> int:
         """Send it a signal and wait for its end."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 class History:
@@ -94,7 +101,7 @@ class History:
 
     def all(self, model: type[Base], **equal: Any) -> list[Mapping[str, Any]]:
         """Return the rows of a table, the oldest first."""
-        table = model.__table__
+        table: Any = model.__table__
         query = select(table).order_by(*table.primary_key.columns)
         for name, value in equal.items():
             query = query.where(table.c[name] == value)

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import clew
 
@@ -26,7 +25,8 @@ def program(function: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def work(duration_s: float = 60.0) -> dict[str, float]:

@@ -58,6 +58,25 @@ THE_REST = """
     from clew.history.recorder import recorder
     from clew.history.writing import Change
     recorder().record(Change(table="job_runs", row={"id": "without anything else"}))
+    import os, signal, subprocess, sys
+    from apscheduler.triggers.cron import CronTrigger
+
+    repeating = BackgroundScheduler(timezone="UTC")
+    clew.instrument(repeating)
+    repeating.add_job(print, CronTrigger(second="*", timezone="UTC"), id="twice", misfire_grace_time=30)
+    repeating.start()
+    if "again" in sys.argv:
+        with clew.job("dies"):
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                time.sleep(0.02)
+    again = subprocess.Popen([sys.executable, "-c", os.environ["THE_REST"], "again"], stderr=subprocess.DEVNULL)
+    while not clew.summary("clew.job.duplicates") and time.monotonic() < deadline + 40:
+        time.sleep(0.02)
+    again.kill()
+    while not clew.summary("clew.job.lost") and time.monotonic() < deadline + 60:
+        time.sleep(0.02)
+    repeating.shutdown()
 
     @clew.job("fails")
     def fails():
@@ -91,10 +110,17 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtlpSink]:
         broken.answer = 400
         rest = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(THE_REST)],
-            env={**environment, **sink.environment, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{broken.url}/v1/traces"},
+            env={
+                **environment,
+                **sink.environment,
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{broken.url}/v1/traces",
+                "THE_REST": textwrap.dedent(THE_REST),
+                "CLEW_DATABASE_URL": f"sqlite:///{folder}/rest.db",
+                "CLEW_HEARTBEAT_S": "0.5",
+            },
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=180,
             check=False,
         )
         assert rest.returncode == 0, rest.stderr
@@ -133,7 +159,8 @@ def test_units_labels_and_types_are_as_declared(everything: OtlpSink) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in OPERATIONS if kind.name != "span"], ids=lambda kind: kind.name)
 def test_every_log_event_of_an_operation_is_declared(everything: OtlpSink, kind) -> None:
-    declared = {event for event in (kind.events.start, kind.events.end, kind.events.error) if event is not None}
+    events = (kind.events.start, kind.events.end, kind.events.error, *kind.events.others)
+    declared = {event for event in events if event is not None}
     emitted = {str(record.body) for record in everything.logs if record.logger == f"clew.{kind.name}"}
     assert emitted <= declared
 
@@ -144,7 +171,7 @@ def test_every_declared_log_event_is_emitted(everything: OtlpSink) -> None:
         event
         for kind in OPERATIONS
         if kind.events.level != "debug"
-        for event in (kind.events.start, kind.events.end, kind.events.error)
+        for event in (kind.events.start, kind.events.end, kind.events.error, *kind.events.others)
         if event is not None
     }
     emitted = {str(record.body) for record in everything.logs}

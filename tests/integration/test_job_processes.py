@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from clew.jobs.lost import mark_lost
-from tests.integration.job_history import History, Program
-from tests.integration.waiting import eventually
+from tests.integration.job_history import History, Program, eventually
 
 
 @pytest.fixture

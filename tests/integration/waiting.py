@@ -12,11 +12,11 @@ WAIT_S = 15.0
 _PAUSE_S = 0.01
 
 
-def eventually(condition: Callable[[], Any], what: str) -> None:
+def eventually(condition: Callable[[], Any], what: str, *, within_s: float = WAIT_S) -> None:
     """Wait until ``condition`` holds."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
         threading.Event().wait(_PAUSE_S)
 
 

@@ -58,12 +58,16 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class OperationEvents:
-    """The log events that an operation writes when it starts, ends and fails; ``None`` writes nothing."""
+    """The log events that an operation writes when it starts, ends and fails; ``None`` writes nothing.
+
+    ``others`` are written about operations of the kind by whoever notices something.
+    """
 
     start: str | None = None
     end: str | None = None
     error: str | None = None
     level: Literal["debug", "info"] = "info"
+    others: tuple[str, ...] = ()
 
 
 _PLACEHOLDER = re.compile(r"\{([^}]+)\}")

@@ -136,7 +136,7 @@ JOB = OperationKind(
         description="Runs of jobs in progress.",
         labels=("clew.job.name",),
     ),
-    events=OperationEvents(start="job_start", end="job_end", error="job_error"),
+    events=OperationEvents(start="job_start", end="job_end", error="job_error", others=("job_lost", "job_duplicate")),
     record="job_runs",
 )
 
