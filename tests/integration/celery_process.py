@@ -34,7 +34,7 @@ class CeleryProcess:
         self._environment = {
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder), os.environ.get("PYTHONPATH", "")]),
             "PYTHONUNBUFFERED": "1",
             "VALKEY_URL": url,
             "CLEW_SPOOL_DIR": str(folder / "spool"),

@@ -53,7 +53,12 @@ class Shop:
         return found
 
     def rows(self, task_id: str) -> list[dict[str, Any]]:
-        """The records of a task's runs, by their start."""
+        """The records of a task's runs, by their start, as soon as all of them have ended."""
+        # A run ends after its result is known, and its record after its span
+        eventually(lambda: "running" not in {row["status"] for row in self._rows(task_id)}, f"{task_id} has ended")
+        return self._rows(task_id)
+
+    def _rows(self, task_id: str) -> list[dict[str, Any]]:
         with sqlite3.connect(self.database) as connection:
             connection.row_factory = sqlite3.Row
             query = "SELECT * FROM job_runs WHERE job_id = ? ORDER BY id"

@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from clew import clock
 from clew.diagnostics import ClewError
+from clew.history.forking import uses
 from clew.history.migrations import HEAD
 from clew.history.patience import connection_class
 
@@ -106,13 +107,13 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Return a connection within a transaction that will write: it is committed at the end of the block."""
-        with self.engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
+        with uses, self.engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Return a connection within a transaction that sees one state of the database."""
-        with self.engine.connect() as connection, connection.begin():
+        with uses, self.engine.connect() as connection, connection.begin():
             yield connection
 
     def current(self) -> str | None:
