@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from clew import clock
 from clew.health.check import Check, HealthResult, Status
+from clew.health.checks.telemetry import Losses
 
 # Sizes and tables are no matter of seconds, and are costlier to find out
 _SURVEY_S: Final = 60.0
@@ -63,6 +64,7 @@ class _History:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
+        self._losses = Losses()
         self._known: tuple[Any, _Database] | None = None
 
     def __call__(self) -> HealthResult:
@@ -85,7 +87,12 @@ class _History:
 
             look = _Database(database.engine, migrations, "clew db upgrade", self._timeout_s)
             self._known = (database, look)
-        return self._known[1].ask()
+        found, account = self._known[1].ask(), writer.account()
+        lost = sum(account.dropped.values())
+        data = {**found.data, "rows_waiting": account.pending, "rows_lost": lost}
+        if self._losses.of_late(lost):
+            return HealthResult(status="degraded", text=f"{lost} rows lost since the start, some of late", data=data)
+        return HealthResult(status=found.status, text=found.text, data=data)
 
 
 class _Database:
