@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,10 +32,13 @@ def valkey_url(valkey_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+def postgresql() -> Iterator[PostgreSQL]:
     """A real PostgreSQL, started once; a test that stops it starts it again."""
-    with PostgreSQL(tmp_path_factory.mktemp("postgresql")) as server:
-        yield server
+    # Not among pytest's own folders: each run of pytest closes them to other users, and PostgreSQL does not run as root
+    with tempfile.TemporaryDirectory(prefix="clew-postgresql-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        with PostgreSQL(Path(folder) / "data") as server:
+            yield server
 
 
 @pytest.fixture

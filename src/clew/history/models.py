@@ -111,6 +111,8 @@ class JobRunTotal(Base):
     runs: Mapped[int] = mapped_column(Integer)
     duration_s: Mapped[float] = mapped_column(Float)
 
+    __table_args__ = (Index("job_run_totals_by_hour", "hour"),)
+
 
 class JobRunDailyTotal(Base):
     """The same by day (UTC): statistics over months read few rows."""
@@ -118,11 +120,14 @@ class JobRunDailyTotal(Base):
     __tablename__ = "job_run_daily_totals"
 
     job: Mapped[str] = mapped_column(_Name, primary_key=True)
-    day: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
     status: Mapped[str] = mapped_column(String(16), primary_key=True)
     bucket: Mapped[int] = mapped_column(Integer, primary_key=True)
+    day: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
     runs: Mapped[int] = mapped_column(Integer)
     duration_s: Mapped[float] = mapped_column(Float)
+
+    # In the order in which they are added up
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class ScheduledJob(Base):

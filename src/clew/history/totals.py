@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, union_all
+from sqlalchemy import Connection, Select, func, select
 
 from clew.history.models import JobRunDailyTotal, JobRunTotal
 
@@ -55,17 +56,24 @@ def totals(
             parts.append(_part(JobRunTotal, JobRunTotal.hour, to_day, last, job))
     else:
         parts.append(_part(JobRunTotal, JobRunTotal.hour, first, last, job))
-    every = union_all(*parts).subquery()
-    columns = (every.c.job, every.c.status, every.c.bucket)
-    query = select(*columns, func.sum(every.c.runs), func.sum(every.c.duration_s)).group_by(*columns).order_by(*columns)
+    runs: Counter[tuple[str, str, int]] = Counter()
+    seconds: dict[tuple[str, str, int], float] = {}
+    for part in parts:
+        for name, status, bucket, number, took in connection.execute(part):
+            key = (name, status, bucket)
+            runs[key] += int(number)
+            seconds[key] = seconds.get(key, 0.0) + float(took)
     return [
-        Total(job=name, status=status, bucket=bucket, runs=int(runs), duration_s=float(seconds))
-        for name, status, bucket, runs, seconds in connection.execute(query)
+        Total(job=key[0], status=key[1], bucket=key[2], runs=number, duration_s=seconds[key])
+        for key, number in sorted(runs.items())
+        # A run that was taken for lost and ended after all has left a total of none
+        if number
     ]
 
 
 def _part(model: Any, column: Any, since: datetime | None, until: datetime | None, job: str | None) -> Select[Any]:
-    query = select(model.job, model.status, model.bucket, model.runs, model.duration_s)
+    columns = (model.job, model.status, model.bucket)
+    query = select(*columns, func.sum(model.runs), func.sum(model.duration_s)).group_by(*columns)
     if since is not None:
         query = query.where(column >= since)
     if until is not None:
