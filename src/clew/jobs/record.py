@@ -115,6 +115,8 @@ class RunRecord:
         self._row |= {
             "status": status,
             "finished_at": now,
+            # The last sign of life
+            "heartbeat_at": now,
             "progress": self.progress,
             "metadata": self._metadata(attributes),
             **columns,
