@@ -16,12 +16,13 @@ from benchmarks.variants.parts import Options, Served
 
 
 def request(options: Options) -> Served:
-    """Return the app: seven checks that every process has, a database, a function and a coroutine."""
+    """Return the app: ten checks: what every process has but the scheduler, a database, a function and a coroutine."""
     configure(options)
     app = FastAPI()
     app.include_router(clew.health_router())
     clew.instrument(app)
     clew.watch(create_engine(f"sqlite:///{os.environ['BENCH_DATABASE']}"))
+    clew.unwatch("scheduler")
     answers = threading.Event()
     answers.set()
 

@@ -377,6 +377,19 @@ def test_a_scheduler_runs_is_paused_is_late_and_stops():
     assert monitor.look()["scheduler"].status == "failed"
 
 
+def test_instrumented_schedulers_are_looked_at_without_being_asked_to():
+    check = Check(**{**vars(checks.scheduler()), "fresh_s": 0.0})
+    scheduler = clew.instrument(BackgroundScheduler(timezone=UTC))
+    assert look(check).status == "ok"  # it was not started
+    scheduler.start()
+    scheduler.add_job(print, "interval", hours=1, id="digest")
+    assert {"jobs": 1, "overdue": {}} in look(check).data["schedulers"]
+    scheduler.pause()
+    assert look(check).status == "degraded"
+    scheduler.shutdown()
+    assert look(check).status == "ok"
+
+
 def test_what_is_watched_is_not_kept_alive():
     scheduler = BackgroundScheduler()
     check = checks.scheduler(scheduler)

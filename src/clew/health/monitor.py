@@ -59,7 +59,8 @@ class Monitor:
         """
         self.watchers()
         if (settings := runtime.ready().settings) is not None and settings.history:
-            importlib.import_module("clew.history.recorder")
+            # With the driver of its database
+            importlib.import_module("clew.history.recorder").recorder()
 
     def look(self, *, critical_only: bool = False, patience_s: float | None = None) -> HealthReport:
         """Look at every check, and wait for what they find. It blocks: not for an event loop.
@@ -199,4 +200,5 @@ def check_health() -> HealthReport:
         report_problem(
             "check_health", "blocks the event loop it is called in: await asyncio.to_thread(clew.check_health)"
         )
+    monitor.prepare()
     return monitor.look()

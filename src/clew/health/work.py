@@ -40,10 +40,11 @@ class JobStatus(BaseModel):
 
 
 class SchedulerStatus(BaseModel):
-    """A scheduler and its jobs, a thousand at most."""
+    """A scheduler and its jobs, a thousand at most; it is stopped where it was not started, or was shut down."""
 
     kind: str
     running: bool
+    stopped: bool
     paused: bool
     jobs: list[JobStatus]
 
@@ -75,7 +76,7 @@ class Jobs(BaseModel):
 
 
 class Schedulers(Overall):
-    """The schedulers of the process: failed where one does not run, degraded where one is paused.
+    """The schedulers of the process: failed where one should run and does not, degraded where one is paused.
 
     Where a job store does not answer, the text says so, and the jobs are those that were known before.
     """
@@ -121,7 +122,7 @@ class _Known:
 
     def _ask_schedulers(self) -> None:
         now = clock.utc_now()
-        self.found = [_scheduler(one, now) for one in list(schedulers)]
+        self.found = [_scheduler(one, now) for one in schedulers()]
 
     def _ask_history(self) -> None:
         self.latest = _latest()
@@ -143,7 +144,7 @@ def _scheduled(report: HealthReport) -> Answer:
     status: Status = "ok"
     if any(one.paused for one in found):
         status = "degraded"
-    if result.status == "failed" or any(not one.running for one in found):
+    if result.status == "failed" or any(not (one.running or one.stopped) for one in found):
         status = "failed"
     return Answer(status=code_of(status), body=Schedulers(status=status, text=result.text, schedulers=found))
 
@@ -195,6 +196,7 @@ def _scheduler(target: Any, now: datetime) -> SchedulerStatus:
     return SchedulerStatus(
         kind=type(target).__name__,
         running=alive_now,
+        stopped=not getattr(target, "state", 0),
         paused=is_paused(target),
         jobs=[
             JobStatus(

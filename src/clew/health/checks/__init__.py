@@ -43,7 +43,7 @@ __all__ = [
 
 def defaults() -> list[Check]:
     """Return the checks that every process has: none of them is critical, because none says that it can't work."""
-    return [disk(), memory(), cpu(), open_files(), event_loop(), telemetry(), history()]
+    return [disk(), memory(), cpu(), open_files(), event_loop(), telemetry(), history(), scheduler()]
 
 
 def of(target: Any) -> Check:
