@@ -92,10 +92,12 @@ class JobRun(_Recorded, Base):
 
     __table_args__ = (
         Index("job_runs_by_job", "job", "id"),
+        Index("job_runs_by_job_status", "job", "status", "id"),
         Index("job_runs_by_status", "status", "id"),
         Index("job_runs_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
         Index("job_runs_by_due", "job", "scheduled_at"),
-        Index("job_runs_by_trace", "trace_id"),
+        Index("job_runs_by_trace", "trace_id", "id"),
+        Index("job_runs_by_correlation", "correlation_id", "id"),
     )
 
 

@@ -42,8 +42,8 @@ def totals(
         until: the end of it, rounded up to the hour; by default there is none.
         job: of this job only.
     """
-    first = _floor(since) if since is not None else None
-    last = _ceil(until) if until is not None else None
+    first = hour_of(since) if since is not None else None
+    last = until_hour(until) if until is not None else None
     # The days that lie within it as a whole
     from_day = _ceil_day(first) if first is not None else None
     to_day = last.replace(hour=0) if last is not None else None
@@ -81,12 +81,14 @@ def _part(model: Any, column: Any, since: datetime | None, until: datetime | Non
     return query if job is None else query.where(model.job == job)
 
 
-def _floor(at: datetime) -> datetime:
+def hour_of(at: datetime) -> datetime:
+    """Return the beginning of the hour that a time is in."""
     return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-def _ceil(at: datetime) -> datetime:
-    hour = _floor(at)
+def until_hour(at: datetime) -> datetime:
+    """Return the end of the hour that a time is in; a whole hour is its own end."""
+    hour = hour_of(at)
     return hour if hour == at else hour + timedelta(hours=1)
 
 

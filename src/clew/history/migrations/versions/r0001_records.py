@@ -90,10 +90,12 @@ def upgrade() -> None:
         sa.Column("recorded_at", _time(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("job_runs_by_correlation", "job_runs", ["correlation_id", "id"])
     op.create_index("job_runs_by_due", "job_runs", ["job", "scheduled_at"])
     op.create_index("job_runs_by_job", "job_runs", ["job", "id"])
+    op.create_index("job_runs_by_job_status", "job_runs", ["job", "status", "id"])
     op.create_index("job_runs_by_status", "job_runs", ["status", "id"])
-    op.create_index("job_runs_by_trace", "job_runs", ["trace_id"])
+    op.create_index("job_runs_by_trace", "job_runs", ["trace_id", "id"])
     op.create_index("job_runs_by_user", "job_runs", ["user_id", "id"], postgresql_where=sa.text("user_id IS NOT NULL"))
     op.create_table(
         "scheduled_jobs",
@@ -126,7 +128,9 @@ def downgrade() -> None:
     op.drop_index("job_runs_by_user", table_name="job_runs", postgresql_where=sa.text("user_id IS NOT NULL"))
     op.drop_index("job_runs_by_trace", table_name="job_runs")
     op.drop_index("job_runs_by_status", table_name="job_runs")
+    op.drop_index("job_runs_by_job_status", table_name="job_runs")
     op.drop_index("job_runs_by_job", table_name="job_runs")
+    op.drop_index("job_runs_by_correlation", table_name="job_runs")
     op.drop_index("job_runs_by_due", table_name="job_runs")
     op.drop_table("job_runs")
     op.drop_table("job_run_totals")
