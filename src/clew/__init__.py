@@ -25,7 +25,7 @@ from clew.engine.summary import summary
 from clew.health.check import HealthReport, HealthResult
 from clew.health.monitor import check_health, health_check, unwatch, watch
 from clew.health.startup import startup
-from clew.http.facade import health_router, serve_worker
+from clew.http.facade import health_router, jobs_router, serve_worker
 from clew.instrumentation.registry import instrument
 from clew.jobs.run import job
 from clew.llm.call import llm_call
@@ -59,6 +59,7 @@ __all__ = [
     "inject",
     "instrument",
     "job",
+    "jobs_router",
     "llm_call",
     "maintenance",
     "prometheus_text",

@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
+from urllib.parse import urlsplit
 
 from clew.engine import runtime
 
@@ -80,6 +81,27 @@ def refusal_to_read(caller: Caller, admin_token: str | None, *, variable: str = 
     if refusal is not None and admin_token is not None:
         return Refusal(status=401, message="the admin token is missing or wrong: send Authorization: Bearer <token>")
     return refusal
+
+
+def refusal_to_control(caller: Caller, admin_token: str | None) -> Refusal | None:
+    """Return why this request may not change anything, or None when it may.
+
+    A page on the web can make a browser send requests to this machine; those are refused by what browsers say of them.
+
+    Args:
+        caller: who asks.
+        admin_token: a bearer token that is asked for where it is set; without it, programs on this machine only.
+    """
+    headers = caller.headers
+    site = headers.get("sec-fetch-site", "same-origin")
+    origin = headers.get("origin", "")
+    if site not in ("same-origin", "none") or (origin and urlsplit(origin).netloc != headers.get("host", "")):
+        return Refusal(status=403, message="pages of other sites may not change anything here: this request is one's")
+    if admin_token is None:
+        return _refusal_without_token(caller, "to steer from elsewhere, set CLEW_ADMIN_TOKEN and send it")
+    if _has_bearer(caller, admin_token):
+        return None
+    return Refusal(status=401, message="the admin token is missing or wrong: send Authorization: Bearer <token>")
 
 
 def admin_token_in_force() -> str | None:

@@ -35,6 +35,25 @@ def health_router() -> APIRouter:
     return router
 
 
+def jobs_router() -> APIRouter:
+    """Return a router with ``/jobs``, ``/jobs/runs``, ``/jobs/runs/{run_id}``, ``/jobs/stats``, and control over jobs.
+
+    It reads the history of every process that shares the database. It answers to this machine, and to who sends
+    ``CLEW_ADMIN_TOKEN`` as a bearer token; where that is set, control is for who sends it alone.
+
+    Raises:
+        ClewError: FastAPI is not installed.
+
+    Example:
+        >>> from fastapi import FastAPI
+        >>> import clew
+        >>> app = FastAPI()
+        >>> app.include_router(clew.jobs_router())
+    """
+    router: APIRouter = _load("jobs").make_router()
+    return router
+
+
 def serve_worker(*, port: int = 9464, host: str = "127.0.0.1") -> WorkerServer | None:
     """Answer ``/metrics``, ``/jobs`` and the routes of health over HTTP, in a thread, for a process that has no server.
 
