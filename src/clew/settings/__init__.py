@@ -40,6 +40,7 @@ from clew.settings.values import (
     path_or_none,
     plugin,
     ratio,
+    web_address,
 )
 
 __all__ = [
@@ -274,6 +275,9 @@ class Settings(BaseSettings):
     """Which of the maintenance jobs that the app adds with ``clew.maintenance`` are on; ``none`` switches all off."""
     admin_token: SecretStr | None = Field(default=None, min_length=8)
     """Opens details of health, and control over jobs, to who sends it as a bearer token; without it to this machine only."""
+
+    logs_url: Annotated[str | None, AfterValidator(web_address)] = None
+    """Where ``clew jobs show`` looks for a run's log lines: clew's console or Loki; by default where telemetry is sent."""
 
     # For tests
     strict: bool = False

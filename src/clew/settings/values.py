@@ -63,6 +63,20 @@ def words(value: Any) -> Any:
     return tuple(filter(None, (item.strip() for item in value.split(",")))) if isinstance(value, str) else value
 
 
+def web_address(value: str | None) -> str | None:
+    """Take the address of something that answers over HTTP."""
+    if not value:
+        return None
+    parts = urlsplit(value)
+    try:
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("must be an http:// or https:// address, such as http://localhost:3100")
+    return value.rstrip("/")
+
+
 def endpoint(value: str, info: ValidationInfo) -> str:
     """Take the address of an OTLP endpoint."""
     grpc = info.data.get("protocol") == "grpc"
