@@ -29,6 +29,7 @@ TITLES: Final = {
     "outage": "An outage",
     "health": "Health",
     "history": "The history of jobs",
+    "reading": "Reading a history of jobs",
 }
 
 _PACKAGES: Final = (

@@ -1,11 +1,15 @@
-"""Write docs/reference/ from the code: the settings, and every name that clew emits. ``--check`` says what has drifted."""
+"""Write docs/reference/ from the code: the settings, every name that clew emits, and what is answered over HTTP. ``--check`` says what has drifted."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+from fastapi import FastAPI
+
+import clew
 from clew.catalog.kind import Metric, OperationKind
 from clew.catalog.metrics import METRICS
 from clew.catalog.operations import OPERATIONS
@@ -100,7 +104,76 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"settings.md": settings_page, "telemetry.md": telemetry_page}
+def http_page() -> str:
+    """Return the page of the routes, from what they say of themselves in OpenAPI."""
+    return f"{NOTE}# HTTP\n\n" + "".join(_http())
+
+
+def _http() -> Iterator[str]:
+    app = FastAPI()
+    app.include_router(clew.jobs_router())
+    app.include_router(clew.health_router())
+    document = app.openapi()
+    schemas = document["components"]["schemas"]
+    yield (
+        "What `clew.jobs_router()` and `clew.health_router()` add to an app of FastAPI; the app's own `/openapi.json` has it as well. "
+        'Times are ISO 8601 in UTC, durations are seconds. What goes wrong is answered as `{"detail": ...}`: a sentence, or with 422 a '
+        "list that names each field and what is allowed.\n"
+    )
+    answers: list[str] = []
+    for path, verbs in document["paths"].items():
+        for verb, operation in verbs.items():
+            yield f"\n## `{verb.upper()} {path}`\n\n{operation['summary']}.\n"
+            codes = [
+                (f"`{code}`", answer["description"].rstrip("."), _answered(answer, answers))
+                for code, answer in sorted(operation["responses"].items())
+            ]
+            if parameters := operation.get("parameters"):
+                rows = [
+                    (f"`{one['name']}`", one["in"], _kind(one["schema"]), one.get("description", ""))
+                    for one in parameters
+                ]
+                yield "\n" + _table(("parameter", "in", "type", "meaning"), rows)
+            yield "\n" + _table(("status", "when", "answer"), codes)
+    yield "\n## Answers\n"
+    # Those that answers are made of follow them
+    for name in answers:
+        fields = [
+            (f"`{field}`", _kind(schema, answers), schema.get("description", ""))
+            for field, schema in schemas[name].get("properties", {}).items()
+        ]
+        yield f"\n### {name}\n\n{schemas[name].get('description', '')}\n\n" + _table(
+            ("field", "type", "meaning"), fields
+        )
+
+
+def _answered(answer: dict[str, Any], answers: list[str]) -> str:
+    schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+    return _kind(schema, answers) if schema else ""
+
+
+def _kind(schema: dict[str, Any], answers: list[str] | None = None) -> str:
+    """Return a type in words, and note the answers that it is made of."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if answers is not None and name not in answers:
+            answers.append(name)
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_kind(part, answers) for part in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema.get('items', {}), answers)}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {_kind(schema['additionalProperties'], answers)}"
+    default = schema.get("default")
+    shown = f", by default {default}" if default is not None else ""
+    kind: str = "time" if schema.get("format") == "date-time" else schema.get("type", "anything")
+    return kind + shown
+
+
+PAGES = {"settings.md": settings_page, "telemetry.md": telemetry_page, "http.md": http_page}
 
 
 def drifted() -> list[str]:
