@@ -44,7 +44,7 @@ def duration(seconds: float | None) -> str:
     """Return a duration.
 
     Example:
-        >>> [duration(value) for value in (0.0001, 0.0352, 2.175, 75, 7300, None)]
+        >>> [duration(value) for value in (0.0001, 0.0352, 2.184, 75, 7300, None)]
         ['0.1 ms', '35.2 ms', '2.18 s', '1 min 15 s', '2 h 1 min', '-']
     """
     if seconds is None:
@@ -61,6 +61,7 @@ def ago(at: datetime | None, now: datetime) -> str:
     """Return how long ago something was, or when it will be.
 
     Example:
+        >>> from datetime import UTC
         >>> now = datetime(2026, 1, 1, tzinfo=UTC)
         >>> ago(datetime(2025, 12, 31, 23, 57, tzinfo=UTC), now), ago(datetime(2026, 1, 3, tzinfo=UTC), now), ago(None, now)
         ('3 min ago', 'in 2 d', '-')
@@ -81,7 +82,7 @@ def moment(at: datetime | None, now: datetime) -> str:
     """Return a time of this machine's zone, and how long ago that is.
 
     Example:
-        >>> moment(None, datetime.now(UTC))
+        >>> moment(None, datetime.now().astimezone())
         '-'
     """
     if at is None:
