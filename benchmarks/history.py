@@ -75,7 +75,7 @@ def archive(url: str, folder: Path) -> dict[str, Any]:
         while not over.wait(0.05):
             most[0] = max(most[0], process.memory_info().rss)
 
-    watching = threading.Thread(target=watch)
+    watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     started = time.perf_counter()
     (runs, *_) = clean_up(database, settings, now=clock.utc_now() + timedelta(days=365))
