@@ -29,6 +29,7 @@ TITLES: Final = {
     "outage": "An outage",
     "health": "Health",
     "history": "The history of jobs",
+    "jobs": "A run of a job",
 }
 
 _PACKAGES: Final = (
