@@ -75,7 +75,7 @@ def attribute_values(
         if not ((kind is str and len(value) <= max_length) or kind in _PLAIN):
             return {
                 key: attribute_value(
-                    redact(key, limited(item)) if redact and isinstance(item, (Mapping, list, tuple)) else item,
+                    redact(key, item) if redact and isinstance(item, (Mapping, list, tuple)) else item,
                     max_length=max_length,
                 )
                 for key, item in attributes.items()
