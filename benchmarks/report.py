@@ -30,6 +30,7 @@ TITLES: Final = {
     "health": "Health",
     "history": "The history of jobs",
     "reading": "Reading a history of jobs",
+    "jobs": "A run of a job",
 }
 
 _PACKAGES: Final = (

