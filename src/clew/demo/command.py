@@ -129,7 +129,7 @@ def _read_once(
 def _show_telemetry(
     system: DemoSystem, terminal: Terminal, stop: threading.Event, result: ScenarioResult, since: datetime
 ) -> int:
-    from clew.demo import presentation
+    from clew.demo import presentation, records
     from clew.demo.telemetry import Console
     from clew.demo.verification import Expectations, await_nothing_missing
 
@@ -138,22 +138,30 @@ def _show_telemetry(
     palette = presentation.Palette()
     with Console(system.addresses.console_url) as console:
         missing = await_nothing_missing(
-            expected, console, result, since, timeout_s=_TELEMETRY_TIMEOUT_S, should_stop=stop.is_set
+            expected,
+            console,
+            result,
+            since,
+            gateway_url=system.addresses.gateway_url,
+            timeout_s=_TELEMETRY_TIMEOUT_S,
+            should_stop=stop.is_set,
         )
         terminal.rule(Text(f"The trace of '{result.shown.title}': {result.shown.trace_id}"), align="left")
         terminal.print(presentation.trace_tree(console.trace(result.shown.trace_id), palette, width=terminal.width))
         terminal.rule("Its log lines", align="left")
         terminal.print(presentation.log_table(console.logs(result.shown.trace_id), palette))
+        terminal.rule("Runs of jobs", align="left")
+        runs = records.runs_of_jobs(system.addresses.gateway_url, since)
+        terminal.print(presentation.job_table(records.latest(runs), palette))
         terminal.rule("Metrics", align="left")
         terminal.print(presentation.metric_table(console.series(since), palette, width=terminal.width))
-    counts = f"{len(expected.edges)} edges, {len(expected.log_events)} log events and {len(expected.metrics)} metrics"
     if missing:
-        print(f"clew demo: of {counts} that were expected, {len(missing)} are missing:", file=sys.stderr)
+        print(f"clew demo: of {expected} that were expected, {len(missing)} are missing:", file=sys.stderr)
         for line in missing:
             print(f"  {line}", file=sys.stderr)
         return 1
     terminal.rule(style="green")
-    terminal.print(f"All {counts} that were expected are there.", style="green")
+    terminal.print(f"All {expected} that were expected are there.", style="green")
     return 0
 
 

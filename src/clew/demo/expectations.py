@@ -221,6 +221,24 @@ EXPECTED_METRICS: Final = expected_metrics()
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """A job that has a run in the history, completed and with its span in a trace."""
+
+    service: str
+    job: str
+
+    def __str__(self) -> str:
+        return f"{self.service} '{self.job}'"
+
+
+EXPECTED_RECORDS: Final = tuple(
+    JobRecord(service="scheduler", job=job)
+    for job in ("verify_document", "export_documents", "digest", "health_check", "cleanup")
+)
+"""The jobs of the demo: two that messages ask for, and three at intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeenSpan:
     """A span as some backend has it; ``links`` are pairs of trace and span id, ``parent_id`` is empty for a root."""
 

@@ -176,6 +176,7 @@ def build_app(gateway: Gateway) -> FastAPI:
         return JSONResponse({"detail": str(error)}, status_code=413)
 
     app.include_router(clew.health_router())
+    app.include_router(clew.jobs_router())
     _add_documents(app, gateway)
     _add_exports(app, gateway)
     return app

@@ -11,12 +11,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clew.demo.records import Run
 from clew.demo.scenario import ScenarioResult
 from clew.demo.telemetry import LogLine, Series, Span
 
 _WIDE: Final = 116
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 _SEVERITY_STYLES: Final = {"ERROR": "bold red", "FATAL": "bold red", "WARN": "yellow", "DEBUG": "dim"}
+_STATUS_STYLES: Final = {"completed": "green", "failed": "bold red", "lost": "bold red", "running": "cyan"}
 _OWN_TELEMETRY: Final = "clew.telemetry."
 # Fields of a log line that the tree, or the next column, already shows
 _HIDDEN_FIELDS: Final = frozenset(
@@ -94,6 +96,33 @@ def log_table(lines: Sequence[LogLine], palette: Palette) -> RenderableType:
             text = Text.assemble(f"{line.severity.lower()}: ", text)
         text.append(f"  {_fields(line.attributes)}", style="dim")
         table.add_row(_milliseconds(line.offset_s), palette.service(line.service), text)
+    return table
+
+
+def job_table(runs: Sequence[tuple[Run, int]], palette: Palette) -> RenderableType:
+    """Return the last run of each job.
+
+    Args:
+        runs: with how many there were of the same status.
+        palette: the services' colours.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="dim")
+    table.add_column("job", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("service", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for heading in ("runs", "late ms", "took ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("trace", no_wrap=True)
+    for run, count in runs:
+        table.add_row(
+            run.job,
+            palette.service(run.service),
+            Text(run.status, style=_STATUS_STYLES.get(run.status, "")),
+            f"{count:,}",
+            _milliseconds(run.lateness_s) if run.lateness_s is not None else "",
+            _milliseconds(run.duration_s) if run.duration_s is not None else "",
+            Text(run.trace_id[:8], style="dim"),
+        )
     return table
 
 

@@ -9,7 +9,9 @@ from datetime import datetime
 from typing import Final
 
 from clew.demo.expectations import (
+    EXPECTED_RECORDS,
     Edge,
+    JobRecord,
     LogEvent,
     MetricName,
     SeenSpan,
@@ -18,6 +20,7 @@ from clew.demo.expectations import (
     expected_metrics,
     missing_edges,
 )
+from clew.demo.records import Run, runs_of_jobs
 from clew.demo.scenario import ScenarioResult
 from clew.demo.telemetry import Console
 
@@ -31,6 +34,13 @@ class Expectations:
     edges: tuple[Edge, ...]
     log_events: tuple[LogEvent, ...]
     metrics: tuple[MetricName, ...]
+    records: tuple[JobRecord, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.edges)} edges, {len(self.log_events)} log events, {len(self.metrics)} metrics "
+            f"and {len(self.records)} records of jobs"
+        )
 
     @classmethod
     def of(cls, *, apart: tuple[str, ...], model: str, stand_in: bool) -> Expectations:
@@ -39,15 +49,19 @@ class Expectations:
             edges=expected_edges(apart=apart, model=model, stand_in=stand_in),
             log_events=expected_log_events(apart=apart, stand_in=stand_in),
             metrics=expected_metrics(apart=apart, stand_in=stand_in),
+            records=EXPECTED_RECORDS,
         )
 
 
-def missing(expected: Expectations, console: Console, result: ScenarioResult, since: datetime) -> list[str]:
-    """Return a line for each edge, log event and metric that the console does not have.
+def missing(
+    expected: Expectations, console: Console, result: ScenarioResult, since: datetime, *, gateway_url: str
+) -> list[str]:
+    """Return a line for each edge, log event and metric that the console does not have, and for each record.
 
     Args:
         expected: what is expected.
         console: where to look.
+        gateway_url: who has the records of jobs.
         result: which document and which export.
         since: the start of the scenario; what is older counts for nothing.
     """
@@ -58,7 +72,7 @@ def missing(expected: Expectations, console: Console, result: ScenarioResult, si
     lines += [
         f"metric: {metric}" for metric in expected.metrics if (metric.service, metric.name, metric.unit) not in measured
     ]
-    return lines
+    return lines + [f"record: {record}" for record in _missing_records(expected, console, gateway_url, since)]
 
 
 def await_nothing_missing(
@@ -67,6 +81,7 @@ def await_nothing_missing(
     result: ScenarioResult,
     since: datetime,
     *,
+    gateway_url: str,
     timeout_s: float,
     should_stop: Callable[[], bool],
 ) -> list[str]:
@@ -77,15 +92,32 @@ def await_nothing_missing(
         console: where to look.
         result: which document and which export.
         since: the start of the scenario.
+        gateway_url: who has the records of jobs.
         timeout_s: how long to wait at most.
         should_stop: asked again and again.
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        lines = missing(expected, console, result, since)
+        lines = missing(expected, console, result, since, gateway_url=gateway_url)
         if not lines or time.monotonic() > deadline or should_stop():
             return lines
         time.sleep(_POLL_EVERY_S)
+
+
+def _missing_records(expected: Expectations, console: Console, gateway_url: str, since: datetime) -> list[JobRecord]:
+    runs = [run for run in runs_of_jobs(gateway_url, since) if run.status == "completed"]
+
+    def is_joined(run: Run) -> bool:
+        spans = (span.seen for span in console.trace(run.trace_id))
+        return any(
+            (span.span_id, span.service, span.name) == (run.span_id, run.service, f"run {run.job}") for span in spans
+        )
+
+    return [
+        record
+        for record in expected.records
+        if not any((run.service, run.job) == (record.service, record.job) and is_joined(run) for run in runs)
+    ]
 
 
 def _spans(expected: Expectations, console: Console, result: ScenarioResult, since: datetime) -> list[SeenSpan]:
