@@ -22,7 +22,7 @@ from celery.schedules import crontab
 from celery.signals import beat_init
 from celery.utils.log import get_task_logger
 
-URL = os.environ["VALKEY_URL"]
+URL = os.environ.get("VALKEY_URL", "redis://127.0.0.1:6379/0")
 LIMIT_S = 60.0
 
 app = Celery("shop", broker=URL, backend=URL)

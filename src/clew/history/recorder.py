@@ -243,14 +243,6 @@ class Recorder:
             queued.settle(committed=False)
         self._writer.release()
 
-    def pause_for_fork(self) -> None:
-        """Hold still while the process forks."""
-        self._writer.pause_for_fork()
-
-    def resume_after_fork(self) -> None:
-        """Go on, in the parent."""
-        self._writer.resume_after_fork()
-
     def reset_after_fork(self) -> None:
         """Leave to the parent what was the parent's."""
         self._start_anew()
@@ -389,16 +381,6 @@ def recorder() -> Recorder | None:
     return _recorder
 
 
-def _before_fork() -> None:
-    if _recorder is not None:
-        _recorder.pause_for_fork()
-
-
-def _after_fork_in_parent() -> None:
-    if _recorder is not None:
-        _recorder.resume_after_fork()
-
-
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.Lock()
@@ -406,7 +388,7 @@ def _after_fork_in_child() -> None:
         _recorder.reset_after_fork()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _on_event_loop() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Literal
@@ -29,7 +28,6 @@ Fate = Literal["written", "kept", "lost"]
 
 _PATIENCE_S: Final = 5.0
 _ATTEMPTS: Final = 4
-_FORK_WAIT_S: Final = 2.0
 _REPLAYED_AT_ONCE: Final = 10_000
 _REPLAYING_S: Final = 2.0
 _SIBLING_S: Final = 0.25
@@ -48,7 +46,6 @@ class Writer:
         self.settings = settings
         self.database = Database(settings.history_url(), patience_s=_PATIENCE_S)
         self.spool = spool_of(settings)
-        self._is_paused = False
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -59,16 +56,6 @@ class Writer:
         self.breaker = Breaker()
         self._is_ready = False
         self._looked_at = float("-inf")
-        self._using = threading.RLock()
-
-    def pause_for_fork(self) -> None:
-        """Wait until the database's library is at rest, or its own locks would be held for ever in the child."""
-        self._is_paused = self._using.acquire(timeout=_FORK_WAIT_S)
-
-    def resume_after_fork(self) -> None:
-        """Go on, in the parent."""
-        if self._is_paused:
-            self._using.release()
 
     def reset_after_fork(self) -> None:
         """Begin a child's life: nothing counted, nothing spooled."""
@@ -234,12 +221,6 @@ class Writer:
         ]
 
     def _transact(self, action: Callable[[Connection], object], *, writes: bool = True) -> None:
-        with self._using:
-            self._transact_undisturbed(action, writes=writes)
-        if self.breaker.mend():
-            logger.warning("the history in %s is written to again", self.database)
-
-    def _transact_undisturbed(self, action: Callable[[Connection], object], *, writes: bool) -> None:
         if self._is_ready and self.database.was_replaced():
             self._is_ready = False
         if not self._is_ready:
@@ -254,6 +235,8 @@ class Writer:
             except Exception as error:
                 if attempt == _ATTEMPTS - 1 or not is_collision(error):
                     raise
+        if self.breaker.mend():
+            logger.warning("the history in %s is written to again", self.database)
 
     def _complain(self, error: Exception) -> None:
         # Tables that are gone or changed are looked at anew
