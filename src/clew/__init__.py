@@ -15,11 +15,12 @@ from clew.agents.task import agent, agent_task, handoff
 from clew.diagnostics import ClewError
 from clew.engine.concurrency import carry, submit
 from clew.engine.context import correlation, correlation_id, extract, inject
+from clew.engine.ending import flush, shutdown
 from clew.engine.exposition import prometheus_text
 from clew.engine.logger import get_logger
 from clew.engine.metrics import counter, gauge, histogram, timer, up_down_counter
 from clew.engine.operation import Operation
-from clew.engine.runtime import accounts, configure, flush, shutdown
+from clew.engine.runtime import accounts, configure
 from clew.engine.spans import span, trace_id
 from clew.engine.summary import summary
 from clew.health.check import HealthReport, HealthResult

@@ -23,7 +23,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from clew.engine import runtime
+from clew.engine import ending, runtime
 from clew.engine.summary import SeriesSummary, summary
 from clew.pipeline.transport import Outcome
 from clew.settings import Signal
@@ -131,13 +131,13 @@ class CapturedTelemetry:
     @property
     def spans(self) -> list[CapturedSpan]:
         """The finished spans, in the order in which they ended."""
-        runtime.flush()
+        ending.flush()
         return [span for body in self._transport.bodies("traces") for span in read_spans(body)]
 
     @property
     def logs(self) -> list[CapturedLog]:
         """The log records, in the order in which they were written."""
-        runtime.flush()
+        ending.flush()
         records = [record for body in self._transport.bodies("logs") for record in read_logs(body)]
         return sorted(records, key=lambda record: record.time_ns)
 
@@ -173,7 +173,7 @@ class CapturedTelemetry:
 
     def clear(self) -> None:
         """Forget the spans and logs so far; metrics go on counting."""
-        runtime.flush()
+        ending.flush()
         self._transport.clear()
 
 

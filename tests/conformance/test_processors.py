@@ -273,10 +273,11 @@ def test_an_id_generator_of_others_is_asked():
 INTERNAL_METRICS = """
 import clew
 from opentelemetry import trace
+from clew.engine.state import state
 from clew.engine import runtime
 clew.configure(service_name="counts")
 def total(name):
-    metrics = (metric for scope in runtime.state.pipeline.collect() for metric in scope.metrics if metric.name == name)
+    metrics = (metric for scope in state.pipeline.collect() for metric in scope.metrics if metric.name == name)
     return sum(point.value for metric in metrics for point in metric.data.data_points)
 with clew.span("outer"), trace.get_tracer("lib").start_as_current_span("inner"):
     print(total("otel.sdk.span.live"))

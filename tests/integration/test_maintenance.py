@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 import clew
 from benchmarks.runs import fill
 from clew.engine import runtime
+from clew.engine.state import state
 from clew.history.archive import archives
 from clew.history.database import Database
 from clew.history.models import JobRun
@@ -40,7 +41,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Have the process configured for one test."""
 
     def configure(**given: Any) -> None:
-        monkeypatch.setattr(runtime.state, "settings", Settings.load(**given))
+        monkeypatch.setattr(state, "settings", Settings.load(**given))
 
     runtime.ready()
     return configure

@@ -25,10 +25,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 
 import clew
 from clew.catalog.kind import Metric
-from clew.engine import metrics, runtime
+from clew.engine import metrics
 from clew.engine.bound import use_exemplar_filter
 from clew.engine.instruments import Gauge, Histogram
 from clew.engine.metrics import MetricRegistry
+from clew.engine.state import state
 from clew.pipeline.providers import Pipeline
 from clew.settings import Settings
 from clew.testing import MemoryTransport, read_attributes
@@ -82,8 +83,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         settings = Settings.load(service_name="t", compression="none", **given)
         process = Process(settings)
         started.append(process)
-        monkeypatch.setattr(runtime.state, "settings", settings)
-        monkeypatch.setattr(runtime.state, "pipeline", process.pipeline)
+        monkeypatch.setattr(state, "settings", settings)
+        monkeypatch.setattr(state, "pipeline", process.pipeline)
         monkeypatch.setattr(metrics, "registry", process.registry)
         return process
 

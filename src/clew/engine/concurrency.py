@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from clew.engine import runtime
 from clew.engine.context import extract, inject
+from clew.engine.state import state
 from clew.settings import Settings
 
 P = ParamSpec("P")
@@ -59,7 +60,7 @@ class _Parcel(Generic[R]):
         self.settings: Settings | None = runtime.ready().settings
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
-        if runtime.state.settings is None and self.settings is not None:
+        if state.settings is None and self.settings is not None:
             # A spawned process inherits nothing: it goes by the settings of the one that handed the work over
             runtime.start(self.settings)
         with extract(self.carrier):

@@ -177,11 +177,12 @@ def _see_to_the_exit() -> None:
 
 
 def _send_at_exit() -> None:
-    from clew.engine import runtime
+    from clew.engine import ending, runtime
+    from clew.engine.state import state
 
-    if runtime.state.settings is None:
+    if state.settings is None:
         runtime.ready()
-        runtime.shutdown()
+        ending.shutdown()
 
 
 def _of_the_app(kind: type[Kind], declaration: Metric, *, open_labels: bool) -> Kind:

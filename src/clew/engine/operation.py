@@ -20,7 +20,7 @@ from clew.engine.context import Carried, correlation_id, extract, inject, new_co
 from clew.engine.decoration import decorate
 from clew.engine.instruments import BoundCounter
 from clew.engine.plan import plan_of, plans
-from clew.engine.runtime import state
+from clew.engine.state import state
 from clew.pipeline.coercion import attribute_values, clean
 from clew.pipeline.current import attach, detach, get_current
 from clew.pipeline.records import Facts

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from clew import clock
 from clew.catalog.metrics import HISTORY_ACCEPTED, HISTORY_DROPPED, HISTORY_PENDING, HISTORY_WRITTEN
 from clew.diagnostics import report
-from clew.engine import runtime
+from clew.engine import ending, runtime
 from clew.engine.context import correlation_id
 from clew.history.database import Database, DatabaseError
 from clew.history.origin import Origin, origin
@@ -368,7 +368,7 @@ def recorder() -> Recorder | None:
             except DatabaseError as error:
                 report("history", error)
                 return None
-            runtime.add_part(made)
+            ending.add_part(made)
             runtime.add_account(
                 "history",
                 made.account,

@@ -13,7 +13,7 @@ import threading
 from typing import Any, Final
 
 from clew.diagnostics import report
-from clew.engine import runtime
+from clew.engine.ending import add_part, flush, hold_up_end, let_finish
 from clew.jobs.running import running
 
 # What is left to the history of the time that jobs and records have together
@@ -32,8 +32,8 @@ class Ending:
         if self._is_armed:
             return
         self._is_armed = True
-        runtime.add_part(self)
-        runtime.let_finish(running.any)
+        add_part(self)
+        let_finish(running.any)
         importlib.import_module("concurrent.futures.thread")
         register: Any = getattr(threading, "_register_atexit", atexit.register)
         try:
@@ -77,14 +77,14 @@ class Ending:
         """Do so when the main thread is over and the interpreter is about to wait for pools, unless other threads work on."""
         try:
             if running.any() and not _others_work():
-                runtime.hold_up_end(self._leave)
+                hold_up_end(self._leave)
         except Exception as error:
             report("job end", error)
 
     def _leave(self, timeout_s: float) -> None:
         if not self.shutdown(timeout_s):
             # Whoever ends this process may not wait for its threads
-            runtime.flush(max(0.5, timeout_s * _SHARE_FOR_RECORDS))
+            flush(max(0.5, timeout_s * _SHARE_FOR_RECORDS))
 
 
 def _others_work() -> bool:

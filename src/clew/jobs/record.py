@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from clew import clock
 from clew.diagnostics import report
 from clew.engine import logs, runtime
-from clew.engine.runtime import state
+from clew.engine.state import state
 from clew.history import payload
 from clew.history.ids import new_id
 

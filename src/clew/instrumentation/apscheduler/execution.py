@@ -16,6 +16,7 @@ from opentelemetry import context as otel_context
 
 from clew.diagnostics import report
 from clew.engine import runtime
+from clew.engine.state import state
 from clew.instrumentation.apscheduler.identity import attributes_of, copy_of, name_of, occasion_of, thread_of
 from clew.instrumentation.apscheduler.thread import WHERE, is_traced, job_loaded, job_made, job_state, times_found
 from clew.jobs.run import JobRun, MisfireReason, missed_run, scheduled_run
@@ -51,7 +52,7 @@ class _RunJob:
         return events
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Settings | None]]:
-        return _in_child, (runtime.state.settings,)
+        return _in_child, (state.settings,)
 
 
 class _RunCoroutineJob:
@@ -88,7 +89,7 @@ class _RunCoroutineJob:
 
 def _in_child(settings: Settings | None) -> Callable[..., Any]:
     """Set up clew in the process of a pool, by the settings of the scheduler's, and return what runs jobs there."""
-    if runtime.state.settings is None and settings is not None:
+    if state.settings is None and settings is not None:
         runtime.start(settings)
     patch()
     run: Callable[..., Any] = executors.run_job

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, cast
 import wrapt
 
 from clew.diagnostics import report
-from clew.engine import logs, runtime
+from clew.engine import ending, logs, runtime
 from clew.instrumentation.asgi import unobserved
 from clew.instrumentation.asgi.background import follow_background_tasks
 from clew.instrumentation.asgi.incoming import current_border
@@ -82,7 +82,7 @@ async def _live(target: Any, app: App, scope: Scope, receive: Receive, send: Sen
     async def sending(message: Message) -> None:
         if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
             # Servers end the process by the signal that stopped them, and then nothing runs at exit
-            runtime.flush_at_end()
+            ending.flush_at_end()
         await send(message)
 
     await app(scope, receive, sending)

@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 from clew.catalog import semconv
 from clew.engine import runtime
 from clew.engine.context import Carried, extract
+from clew.engine.state import state
 from clew.instrumentation.asgi.protocol import Scope
 from clew.pipeline.coercion import attribute_values
 from clew.pipeline.tracing import CORRELATION_ATTRIBUTE
@@ -54,7 +55,7 @@ _known: tuple[Settings, Border] | None = None
 def current_border() -> Border:
     """Return the border of the settings in force."""
     global _known
-    settings = runtime.state.settings
+    settings = state.settings
     if _known is None or _known[0] is not settings:
         settings = runtime.ready().settings or Settings.load_or_default()[0]
         carriers = frozenset(name.lower().encode() for name in propagate.get_global_textmap().fields)
@@ -187,7 +188,7 @@ class RequestFacts:
             attributes[semconv.SERVER_ADDRESS] = address
             if port is not None:
                 attributes[semconv.SERVER_PORT] = port
-        return attribute_values(attributes, max_length=runtime.state.max_value_length)
+        return attribute_values(attributes, max_length=state.max_value_length)
 
     def _known(self) -> dict[str, Any]:
         attributes = self.start()

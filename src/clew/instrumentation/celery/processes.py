@@ -16,7 +16,7 @@ from celery import signals
 from celery.utils.log import get_multiprocessing_logger
 
 from clew.diagnostics import report
-from clew.engine import logs, runtime
+from clew.engine import ending, logs, runtime
 from clew.instrumentation.celery.application import WHERE, is_instrumented, name_rival
 from clew.jobs.record import the_recorder
 
@@ -55,7 +55,7 @@ def _worker_starts(sender: Any = None, **_: Any) -> None:
 
 def _child_ends(**_: Any) -> None:
     # The pool ends its children by os._exit, which runs nothing that was registered for the end
-    runtime.shutdown()
+    ending.shutdown()
 
 
 def connect() -> None:
