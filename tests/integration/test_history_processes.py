@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
-from clew.history.database import Database
-from clew.history.models import JobRun, JobRunTotal
-from clew.settings import Settings
+from clew.history.models import JobRunTotal
+from tests.integration.history_rows import rows
 from tests.integration.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("spool_dir")
@@ -69,15 +67,6 @@ def run(script: str, **environment: str) -> tuple[list[Any], str]:
     said, complained = process.communicate(timeout=60)
     assert process.returncode == 0, complained
     return [json.loads(line) for line in said.splitlines()], complained
-
-
-def rows(url: str, model: Any = JobRun) -> list[Any]:
-    database = Database(Settings(database_url=url).history_url())
-    try:
-        with database.read() as connection:
-            return list(connection.execute(select(model.__table__)))
-    finally:
-        database.close()
 
 
 def test_what_is_left_at_the_end_of_a_process_is_written(database_url: str) -> None:

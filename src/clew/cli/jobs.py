@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
@@ -17,9 +17,12 @@ from clew import clock
 from clew.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from clew.cli.log_lines import LogLine
     from clew.history.reading import Reader
-    from clew.http.job_answers import WholeRun
+    from clew.http.job_answers import ReportAnswer, WholeRun
     from clew.jobs.control import Command, Job
     from clew.jobs.schedule import Verb
 
@@ -74,13 +77,8 @@ def list_(*, job: OneJob = None, hours: Hours = None, as_json: Json = False) -> 
         for one in (content := _plain(report))["jobs"]:
             one["schedules"] = [_plain(planned) for planned in schedules.get(one["job"], ())]
         _print_json(content)
-    elif report.jobs:
-        console = job_tables.terminal()
-        job_tables.show(console, job_tables.jobs_table(console, report, schedules, clock.utc_now()))
-        if report.is_cut:
-            _say(f"There are more than these {len(report.jobs)} jobs: name one.")
     else:
-        _say(f"No job {job!r} is known." if job else "No jobs are known.")
+        _show_report(report, job, lambda at: job_tables.jobs_table(at, report, schedules, clock.utc_now()))
     if job and not report.jobs:
         raise typer.Exit(_FAILED)
 
@@ -192,13 +190,8 @@ def stats(
     report = ReportAnswer.of(known)
     if as_json:
         _print_json(_plain(report))
-    elif report.jobs:
-        console = job_tables.terminal()
-        job_tables.show(console, job_tables.statistics_table(console, report, clock.utc_now()))
-        if report.is_cut:
-            _say(f"There are more than these {len(report.jobs)} jobs: name one.")
     else:
-        _say(f"No job {job!r} is known." if job else "No jobs are known.")
+        _show_report(report, job, lambda at: job_tables.statistics_table(at, report, clock.utc_now()))
     if job and not report.jobs:
         raise typer.Exit(_FAILED)
 
@@ -243,6 +236,18 @@ def remove(
             _fail("nobody can be asked whether this is meant: say so with --yes", _BAD_INPUT)
         typer.confirm(f"Remove the job {job!r} from its scheduler?", abort=True, err=True)
     _steer("remove", job, instance, scheduler, user, as_json=as_json)
+
+
+def _show_report(report: ReportAnswer, job: str | None, table: Callable[[Console], Table]) -> None:
+    from clew.cli import job_tables
+
+    if not report.jobs:
+        _say(f"No job {job!r} is known." if job else "No jobs are known.")
+        return
+    console = job_tables.terminal()
+    job_tables.show(console, table(console))
+    if report.is_cut:
+        _say(f"There are more than these {len(report.jobs)} jobs: name one.")
 
 
 def _steer(
