@@ -39,13 +39,21 @@ def ready(server: ServerProcess) -> dict[str, object]:
 
 
 def ask_to_end(server: ServerProcess) -> None:
-    """Send SIGTERM until it is noticed: a kernel may give it to a thread that runs, and Python's main thread sleeps on."""
+    """Send SIGTERM once, while somebody asks without a pause."""
+    over = threading.Event()
 
-    def is_noticed() -> bool:
+    def ask() -> None:
+        while not over.is_set():
+            httpx.get(f"{server.url}/health", timeout=20)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
         server.process.terminate()
-        return ready(server)["reasons"] == ["it is shutting down"]
-
-    eventually(is_noticed, "it is noticed")
+        eventually(lambda: ready(server)["reasons"] == ["it is shutting down"], "it is noticed")
+    finally:
+        over.set()
+        asking.join()
 
 
 def test_a_process_that_was_asked_to_end_is_not_ready_any_more_while_it_ends(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from clew.http.access import Caller, admin_token_in_force, refusal_to_read
 MAX_CONNECTIONS: Final = 32
 CONNECTION_TIMEOUT_S: Final = 10.0
 _LOOP_TIMEOUT_S: Final = 1.0
+_FOR_THE_MAIN_THREAD: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _POLL_S: Final = 0.5
 
 Body = tuple[int, bytes, str]
@@ -52,11 +54,15 @@ class WorkerServer:
         self._server = _Server(host, port)
         self.host = host
         self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_POLL_S,), name="clew-worker-server", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="clew-worker-server", daemon=True)
         self._thread.start()
         _servers.add(self)
+
+    def _serve(self) -> None:
+        # A thread that starts others would now and then take a signal that is meant for the main thread, and Python would not wake
+        # that one for it: a worker that sleeps would not notice that it is to end. The threads started from here block them as well
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_MAIN_THREAD)
+        self._server.serve_forever(_POLL_S)
 
     @property
     def url(self) -> str:
