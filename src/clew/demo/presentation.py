@@ -121,7 +121,7 @@ def job_table(runs: Sequence[tuple[Run, int]], palette: Palette) -> RenderableTy
             f"{count:,}",
             _milliseconds(run.lateness_s) if run.lateness_s is not None else "",
             _milliseconds(run.duration_s) if run.duration_s is not None else "",
-            Text(run.trace_id[:8], style="dim"),
+            Text((run.trace_id or "")[:8], style="dim"),
         )
     return table
 

@@ -21,8 +21,8 @@ class Run:
     status: str
     service: str
     trigger: str
-    trace_id: str
-    span_id: str
+    trace_id: str | None
+    span_id: str | None
     duration_s: float | None
     lateness_s: float | None
 

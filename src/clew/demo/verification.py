@@ -108,6 +108,8 @@ def _missing_records(expected: Expectations, console: Console, gateway_url: str,
     runs = [run for run in runs_of_jobs(gateway_url, since) if run.status == "completed"]
 
     def is_joined(run: Run) -> bool:
+        if run.trace_id is None:
+            return False
         spans = (span.seen for span in console.trace(run.trace_id))
         return any(
             (span.span_id, span.service, span.name) == (run.span_id, run.service, f"run {run.job}") for span in spans
