@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,18 @@ def begin(script: str, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
 def run(script: str, **environment: str) -> tuple[list[Any], str]:
     process = begin(script, **environment)
-    said, complained = process.communicate(timeout=60)
+    try:
+        said, complained = process.communicate(timeout=60)
+    finally:
+        # With what it forked, where it did not come to its end
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, complained
     return [json.loads(line) for line in said.splitlines()], complained
 
@@ -133,7 +140,7 @@ def test_a_forked_child_writes_by_itself(database_url: str) -> None:
         def work():
             while not over.is_set():
                 records.steer_and_wait(start("parent's"))
-        threads = [threading.Thread(target=work) for _ in range(3)]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
         [thread.start() for thread in threads]
         children = []
         for _ in range(5):
