@@ -7,16 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
 from sqlalchemy import func, select
 
+from clew.engine import runtime
+from clew.history import recorder as recording
 from clew.history.database import Database
 from clew.history.models import Base, JobRun, JobRunTotal, ScheduledJob
+from clew.history.recorder import Recorder
 from clew.settings import Settings
 from tests.integration import waiting
 
@@ -135,3 +139,19 @@ class History:
             if run["finished_at"] is not None:
                 counted[run["status"]] = counted.get(run["status"], 0) + 1
         assert self.totals(job) == counted
+
+
+@contextmanager
+def own_history(url: str, monkeypatch: pytest.MonkeyPatch, *, heartbeat_s: float) -> Iterator[History]:
+    """Have this process's records go to a database of the test's own."""
+    settings = runtime.ready().settings
+    assert settings is not None
+    if (before := recording._recorder) is not None:
+        # What a process knows of its runs and schedulers is told to one history, once
+        monkeypatch.setattr(before, "_chores", [])
+    chosen = {"database_url": url, "database_auto_upgrade": True, "heartbeat_s": heartbeat_s}
+    made = Recorder(settings.model_copy(update=chosen))
+    monkeypatch.setattr(recording, "_recorder", made)
+    with History(url) as opened:
+        yield opened
+        made.shutdown(10.0)

@@ -10,12 +10,9 @@ from typing import Any
 import pytest
 
 import clew
-from clew.engine import runtime
-from clew.history import recorder as recording
-from clew.history.recorder import Recorder
 from clew.jobs.success import successes
 from clew.testing import CapturedTelemetry
-from tests.integration.job_history import History
+from tests.integration.job_history import History, own_history
 from tests.integration.waiting import eventually
 
 
@@ -29,14 +26,8 @@ def history(
     database_url: str, captured_telemetry: CapturedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[History]:
     """An empty history that this process's recorder writes to."""
-    settings = runtime.ready().settings
-    assert settings is not None
-    chosen = {"database_url": database_url, "database_auto_upgrade": True, "heartbeat_s": 0.2}
-    made = Recorder(settings.model_copy(update=chosen))
-    monkeypatch.setattr(recording, "_recorder", made)
-    with History(database_url) as opened:
+    with own_history(database_url, monkeypatch, heartbeat_s=0.2) as opened:
         yield opened
-        made.shutdown(10.0)
 
 
 def only(history: History, job: str) -> dict[str, Any]:

@@ -16,24 +16,15 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from redis import Redis
 
 import clew
-from clew.engine import runtime
-from clew.history import recorder as recording
-from clew.history.recorder import Recorder
 from clew.jobs.control import list_jobs
 from tests.integration import scheduled_jobs
-from tests.integration.job_history import History, eventually
+from tests.integration.job_history import History, eventually, own_history
 
 
 @pytest.fixture
 def history(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[History]:
-    settings = runtime.ready().settings
-    assert settings is not None
-    chosen = {"database_url": database_url, "database_auto_upgrade": True, "heartbeat_s": 0.5}
-    made = Recorder(settings.model_copy(update=chosen))
-    monkeypatch.setattr(recording, "_recorder", made)
-    with History(database_url) as opened:
+    with own_history(database_url, monkeypatch, heartbeat_s=0.5) as opened:
         yield opened
-        made.shutdown(10.0)
 
 
 def soon() -> datetime:

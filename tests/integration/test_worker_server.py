@@ -140,12 +140,12 @@ def test_metrics_and_jobs_are_there_and_the_rest_says_what_is(server):
     assert "worker_things_total" in metrics.text
     assert metrics.headers["content-type"].startswith("text/plain; version=")
     with clew.job("report", user_id="7"):
-        (going_on,) = httpx.get(f"{server.url}/jobs").json()["running"]
+        going_on = next(run for run in httpx.get(f"{server.url}/jobs").json()["running"] if run["job"] == "report")
         assert (going_on["job"], going_on["status"], going_on["finished_at"]) == ("report", "running", None)
 
     def has_ended() -> bool:
         latest = httpx.get(f"{server.url}/jobs").json()["latest"]
-        return [(run["job"], run["status"]) for run in latest] == [("report", "completed")]
+        return ("report", "completed") in [(run["job"], run["status"]) for run in latest]
 
     eventually(has_ended, "the run is among the latest")
     nothing = httpx.get(f"{server.url}/nothing")
