@@ -155,7 +155,10 @@ def test_who_asks_for_the_end_while_it_goes_on_waits_for_it(spool_dir):
             import clew, threading, time
             with clew.span("work"): pass
             threading.Thread(target=clew.shutdown, daemon=True).start()
-            time.sleep(0.1)
+            until = time.monotonic() + 20
+            while not any(thread.name == "clew-shutdown" for thread in threading.enumerate()):
+                assert time.monotonic() < until
+                time.sleep(0.01)
         """
         done = run(code, OTEL_EXPORTER_OTLP_ENDPOINT=url, CLEW_SHUTDOWN_TIMEOUT_S="2")
     assert done.returncode == 0
@@ -230,12 +233,16 @@ def test_threads_that_go_on_while_the_interpreter_ends_print_no_traceback(otlp_s
     code = """
         import clew, threading, time
         log = clew.get_logger("app")
+        clew.configure()
         def work():
             while True:
                 with clew.span("work"): log.info("worked")
         for _ in range(4):
             threading.Thread(target=work, daemon=True).start()
-        time.sleep(0.3)
+        until = time.monotonic() + 20
+        while clew.accounts()["traces"].emitted < 1_000:
+            assert time.monotonic() < until
+            time.sleep(0.01)
     """
     done = run(code, **otlp_sink.environment)
     assert done.returncode == 0
