@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 import clew
 from clew import clock
-from clew.history.models import JobCommand
+from clew.history.models import JobCommand, ScheduledJob
 from clew.jobs.control import UnknownCommandError, UnknownJobError, ask, list_jobs, outcome
 from clew.jobs.schedule import Verb
 from tests.integration.job_history import History, Program, eventually
@@ -81,6 +81,15 @@ def test_a_process_that_is_gone_has_no_jobs(history: History, tmp_path: Path) ->
     assert len(history.scheduled()) == 2
     with Program(tmp_path, "watch"):
         eventually(lambda: not history.scheduled(), "another process sweeps them away")
+
+
+def test_what_was_swept_away_of_a_process_that_lives_comes_back(history: History, tmp_path: Path) -> None:
+    with Program(tmp_path, "scheduled") as program:
+        program.wait_for("started")
+        eventually(lambda: len(list_jobs(database=history.database)) == 2, "its jobs are shown")
+        with history.database.write() as connection:
+            connection.execute(delete(ScheduledJob.__table__))  # type: ignore[arg-type]
+        eventually(lambda: len(list_jobs(database=history.database)) == 2, "its jobs are shown again")
 
 
 def test_a_command_that_waited_for_too_long_is_refused(history: History, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clew.jobs.control import list_jobs
 from tests.integration.job_history import History, Program, eventually
 from tests.integration.server_process import ROOT, ServerProcess
 
@@ -63,7 +64,8 @@ def test_workers_with_a_scheduler_each(history: History, database_url: str, tmp_
     for marks in due.values():
         # Of the runs of a second, one at least is not marked
         assert None in marks
-    assert history.scheduled() == []
+    # What a busy machine leaves no time to take away is told from what there is
+    assert list_jobs(database=history.database) == []
 
 
 def has_run(history: History, count: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -180,6 +181,17 @@ def test_many_that_notice_at_once_mark_it_once(history: History) -> None:
         marked = list(pool.map(lambda _: mark_lost(history.database), range(8)))
     assert sum(marked) == 20
     assert history.totals("long") == {"lost": 20}
+
+
+def test_processes_that_start_at_the_same_tick_are_told_apart() -> None:
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(20)]
+    try:
+        assert len({key_of(child.pid) for child in children}) == 20
+        assert not any(is_gone(child.pid, key_of(child.pid) or "") for child in children)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 @given(st.text(max_size=60), st.integers(min_value=0, max_value=2**31 - 1))

@@ -180,7 +180,9 @@ def unwatch(*names: str) -> None:
 
     Example:
         >>> import clew
-        >>> clew.unwatch("cpu")
+        >>> @clew.health_check("printer")
+        ... def printer() -> None: ...
+        >>> clew.unwatch("printer")
     """
     for name in names:
         monitor.remove(name)

@@ -25,6 +25,8 @@ _HIDDEN: Final = "hidden"
 def key_of(pid: int) -> str | None:
     """Return what a process is known by as long as its machine runs; ``None`` where there is no such process.
 
+    Its number is part of it: processes that are forked together start at the same tick.
+
     Args:
         pid: its number, here.
 
@@ -34,7 +36,7 @@ def key_of(pid: int) -> str | None:
         True
     """
     started = _started(pid)
-    return f"{_space()}/{started}" if started is not None else None
+    return f"{_space()}/{pid}/{started}" if started is not None else None
 
 
 def is_gone(pid: int, key: str) -> bool | None:
@@ -53,7 +55,7 @@ def is_gone(pid: int, key: str) -> bool | None:
         (False, None)
     """
     space, _, started = key.rpartition("/")
-    if space != _space():
+    if space != f"{_space()}/{pid}":
         return None
     found = _started(pid)
     return None if found == _HIDDEN else found != started

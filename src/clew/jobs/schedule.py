@@ -141,9 +141,11 @@ class Schedules:
                 known.is_dirty = True
                 continue
             jobs = {job.job_id: job for job in planned}
-            if jobs or known.told:
-                self._write(recorder, name, jobs, known.told, beats=beats)
+            is_shown = not (jobs or known.told) or self._write(recorder, name, jobs, known.told, beats=beats)
             known.told = jobs
+            if not is_shown:
+                # Another process has swept away what did not beat for long: all is told anew
+                known.told, known.is_dirty = None, True
             if beats:
                 known.told_at = now
 
@@ -167,7 +169,8 @@ class Schedules:
 
     def _write(
         self, recorder: Recorder, name: str, jobs: dict[str, Planned], told: dict[str, Planned] | None, *, beats: bool
-    ) -> None:
+    ) -> bool:
+        """Write what is not as it was told; return whether the history has all of it."""
         origin = recorder.origin
         now = clock.utc_now()
         own = {"instance": origin.instance, "scheduler": full_name(name)}
@@ -197,7 +200,8 @@ class Schedules:
                 )
                 connection.execute(statement, [_row(job, common) for job in changed])
             if beats and jobs:
-                connection.execute(update(_TABLE).where(of_this).values(heartbeat_at=now))
+                return connection.execute(update(_TABLE).where(of_this).values(heartbeat_at=now)).rowcount >= len(jobs)
+        return True
 
 
 def full_name(name: str) -> str:
