@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from clew.history import tally
 from clew.history.database import Database
 from clew.history.ids import least_id
 from clew.history.models import JobRun, JobRunDailyTotal, JobRunTotal
-from clew.history.writing import count_ended, total_key
 
 JOBS: Final = 40
 _AT_ONCE: Final = 20_000
@@ -38,26 +37,23 @@ def fill(
     chance = random.Random(seed)  # noqa: S311 - the same runs each time
     ended = until or datetime.now(UTC)
     names = tuple(column.name for column in JobRun.__table__.columns)
-    numbers: Counter[tuple[str, datetime, str, int]] = Counter()
-    seconds: dict[tuple[str, datetime, str, int], float] = {}
     indexes = list(JobRun.__table__.indexes)  # type: ignore[attr-defined]
     with database.write() as connection:
         for index in indexes:
             index.drop(connection)
     for first in range(0, runs, _AT_ONCE):
-        rows = []
+        rows: list[tuple[Any, ...]] = []
+        runs_of: list[dict[str, Any]] = []
         for number in range(first, min(runs, first + _AT_ONCE)):
             row = _run(chance, ended - over + over * ((number + 1) / runs))
             rows.append(tuple(row.get(name) for name in names))
-            key = total_key(row)
-            if key is not None:
-                numbers[key] += 1
-                seconds[key] = seconds.get(key, 0.0) + (row["duration_s"] or 0.0)
+            runs_of.append(row)
         _insert(database, names, rows)
+        with database.write() as connection:
+            tally.add(connection, JobRun.__tablename__, runs_of)
     with database.write() as connection:
         for index in indexes:
             index.create(connection)
-        count_ended(connection, {key: (numbers[key], seconds[key]) for key in numbers})
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for model in (JobRun, JobRunTotal, JobRunDailyTotal):
             connection.exec_driver_sql(f"ANALYZE {model.__tablename__}")

@@ -18,9 +18,10 @@ from benchmarks.runs import fill
 from benchmarks.scenarios.history import postgresql
 from benchmarks.table import Aim, Cell, Result, Table
 from clew.history.database import Database
-from clew.history.job_runs import DEFAULT_LIMIT, RunFilter, page
+from clew.history.job_runs import RunFilter, page
 from clew.history.job_statistics import report
 from clew.history.models import JobRun
+from clew.history.paging import DEFAULT_LIMIT
 from clew.history.reading import Reader
 from clew.settings import Settings
 

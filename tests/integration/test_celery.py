@@ -179,7 +179,10 @@ def test_each_line_leaves_once_and_in_its_trace(app: Any, shop: Shop) -> None:
             shop.said(run, line)
         for event in ("job_start", "job_end"):
             shop.said(run, event)
-    received = [log for log in shop.sink.logs if log.body == f"Task shop.add[{added.id}] received"]
+    message = f"Task shop.add[{added.id}] received"
+    # The worker's main process sends it, in its own time
+    shop.sink.wait(lambda sink: any(log.body == message for log in sink.logs), what="the task is received")
+    received = [log for log in shop.sink.logs if log.body == message]
     assert [log.logger for log in received] == ["celery.worker.strategy"]
     # Nobody asked for the arguments of tasks
     assert "data" not in received[0].attributes

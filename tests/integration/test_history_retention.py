@@ -23,6 +23,7 @@ from clew.history import retention
 from clew.history.archive import ArchiveError, archives, describe, read, restore, verify
 from clew.history.database import Database
 from clew.history.ids import least_id
+from clew.history.migrations import HEAD
 from clew.history.models import HealthCheck, JobCommand, JobRun, JobRunDailyTotal, JobRunTotal
 from clew.history.totals import totals
 from clew.history.writing import Change, write
@@ -65,7 +66,7 @@ def test_old_runs_are_archived_and_deleted_and_come_back_the_same(
     (runs, *others) = retention.clean_up(database, settings(tmp_path), now=NOW)
     assert (runs.table, len(runs.files)) == ("job_runs", 2)
     assert runs.rows == pytest.approx(3_000, abs=5)
-    assert [other.rows for other in others] == [0, 0]
+    assert {other.rows for other in others} == {0}
     left = everything(database)
     assert len(left) + runs.rows == 6_000
     assert min(row["finished_at"] for row in left) >= NOW - timedelta(days=90, seconds=1)
@@ -74,7 +75,7 @@ def test_old_runs_are_archived_and_deleted_and_come_back_the_same(
     assert sorted([*archived, *left], key=lambda row: str(row["id"])) == before
     assert not list((tmp_path / "archive").glob("*.part"))
     # Nothing more to do
-    assert [cleaned.files for cleaned in retention.clean_up(database, settings(tmp_path), now=NOW)] == [()] * 3
+    assert not any(cleaned.files for cleaned in retention.clean_up(database, settings(tmp_path), now=NOW))
     for _ in range(2):
         assert sum(restore(path, database) for path in runs.files) == runs.rows
     assert everything(database) == before
@@ -174,7 +175,8 @@ def test_each_table_has_its_own_time(database: Database, tmp_path: Path) -> None
             }
             connection.execute(JobCommand.__table__.insert(), [{**command, "done_at": at if days != 8 else None}])  # type: ignore[attr-defined]
     found = retention.clean_up(database, settings(tmp_path, job_commands=7 * 86_400), now=NOW)
-    assert {cleaned.table: cleaned.rows for cleaned in found} == {"job_runs": 0, "health_checks": 2, "job_commands": 1}
+    rows = {cleaned.table: cleaned.rows for cleaned in found if cleaned.rows}
+    assert rows == {"health_checks": 2, "job_commands": 1}
     assert (count(database, HealthCheck), count(database, JobCommand)) == (1, 2)
 
 
@@ -185,7 +187,7 @@ def test_the_checksum_is_that_of_the_lines(database: Database, tmp_path: Path) -
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
     manifest, end = json.loads(lines[0]), json.loads(lines[-1])
     assert manifest["format"] == "clew-archive/1"
-    assert (manifest["table"], manifest["revision"]) == ("job_runs", "0002")
+    assert (manifest["table"], manifest["revision"]) == ("job_runs", HEAD)
     assert manifest["columns"] == [column.name for column in JobRun.__table__.columns]
     assert end == {"rows": 100, "sha256": hashlib.sha256(b"".join(lines[:-1])).hexdigest()}
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)

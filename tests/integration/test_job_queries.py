@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert
 
-from clew.history import job_runs
+from clew.history import paging
 from clew.history.database import Database, DatabaseError
-from clew.history.job_runs import RunFilter, alike, one, page
+from clew.history.job_runs import RUNS, RunFilter, page
 from clew.history.job_statistics import Report, report
 from clew.history.models import ScheduledJob
 from clew.history.reading import Reader
@@ -42,7 +42,7 @@ def everything(connection: Connection, wanted: RunFilter | None = None, limit: i
     after: str | None = None
     while True:
         one_page = page(connection, wanted, after=after, limit=limit)
-        found += ids(one_page.runs)
+        found += ids(one_page.rows)
         after = one_page.next
         if after is None:
             return found
@@ -52,7 +52,7 @@ def test_pages_have_every_run_once_newest_first(reader):
     kept = keep(*(run_row(ago_s=random.uniform(1, 5000)) for _ in range(50)))
     with reader.open() as connection:
         assert everything(connection) == newest_first(kept)
-        assert len(page(connection, limit=10).runs) == 10
+        assert len(page(connection, limit=10).rows) == 10
 
 
 def test_a_page_stays_what_it_was_while_runs_come_in(reader):
@@ -62,7 +62,7 @@ def test_a_page_stays_what_it_was_while_runs_come_in(reader):
     keep(*(run_row(ago_s=1) for _ in range(5)))
     with reader.open() as connection:
         second = page(connection, after=first.next, limit=10)
-    assert ids(first.runs) + ids(second.runs) == newest_first(kept)
+    assert ids(first.rows) + ids(second.rows) == newest_first(kept)
 
 
 def test_pages_lead_back_to_newer_runs(reader):
@@ -74,26 +74,26 @@ def test_pages_lead_back_to_newer_runs(reader):
         assert first.previous is None
         assert third.next is None
         again = page(connection, before=third.previous, limit=10)
-        assert ids(again.runs) == ids(second.runs) == kept[10:20]
-        assert ids(page(connection, before=again.previous, limit=10).runs) == ids(first.runs)
+        assert ids(again.rows) == ids(second.rows) == kept[10:20]
+        assert ids(page(connection, before=again.previous, limit=10).rows) == ids(first.rows)
         # Nothing is newer than the first page: back again leads to where one was
         nothing = page(connection, before=kept[0], limit=10)
-        assert nothing.runs == []
+        assert nothing.rows == []
         assert nothing.previous is None
-        assert ids(page(connection, after=nothing.next, limit=10).runs) == kept[:10]
+        assert ids(page(connection, after=nothing.next, limit=10).rows) == kept[:10]
 
 
 @pytest.mark.parametrize("limit", [-5, 0, 1])
 def test_a_page_has_one_run_at_least(reader, limit):
     keep(run_row(), run_row())
     with reader.open() as connection:
-        assert len(page(connection, limit=limit).runs) == 1
+        assert len(page(connection, limit=limit).rows) == 1
 
 
 def test_a_page_has_so_many_runs_at_most(reader):
-    keep(*(run_row() for _ in range(job_runs.MAX_LIMIT + 5)))
+    keep(*(run_row() for _ in range(paging.MAX_LIMIT + 5)))
     with reader.open() as connection:
-        assert len(page(connection, limit=10**9).runs) == job_runs.MAX_LIMIT
+        assert len(page(connection, limit=10**9).rows) == paging.MAX_LIMIT
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "0" * 31, "0" * 33, "G" * 32, "'; DROP TABLE job_runs; --", "٣" * 32])
@@ -157,20 +157,20 @@ def test_filters_find_what_they_say_alone_and_together(reader):
 
 
 def test_what_no_index_knows_is_looked_for_in_bounded_steps(reader, monkeypatch):
-    monkeypatch.setattr(job_runs, "MAX_SCANNED", 20)
+    monkeypatch.setattr(paging, "MAX_SCANNED", 20)
     kept = keep(
         *(run_row(ago_s=1000 - number, error_message="needle" if number in (3, 70) else None) for number in range(100))
     )
     found = [kept[70]["id"], kept[3]["id"]]
     with reader.open() as connection:
         first = page(connection, RunFilter(error="needle"), limit=10)
-        assert ids(first.runs) == []
+        assert ids(first.rows) == []
         assert first.searched_to is not None
         assert abs((first.searched_to - kept[79]["started_at"]).total_seconds()) < 0.01
         assert everything(connection, RunFilter(error="needle")) == found
         assert everything(connection, RunFilter(source="clew"), limit=7) == newest_first(kept)
         backward = page(connection, RunFilter(error="needle"), before=kept[0]["id"], limit=1)
-        assert ids(backward.runs) == [kept[3]["id"]]
+        assert ids(backward.rows) == [kept[3]["id"]]
 
 
 def test_a_list_has_the_beginning_of_errors_only_and_one_run_has_all(reader):
@@ -184,10 +184,10 @@ def test_a_list_has_the_beginning_of_errors_only_and_one_run_has_all(reader):
         )
     )
     with reader.open() as connection:
-        (listed,) = page(connection).runs
+        (listed,) = page(connection).rows
         assert listed["error_message"] == "é" * 300
         assert not {"traceback", "result", "metadata"} & set(listed)
-        found = one(connection, kept["id"])
+        found = RUNS.one(connection, kept["id"])
         assert found is not None
         assert found["error_message"] == "é" * 5000
         assert found["result"] == {"rows": [1, 2.5, None, "ö"]}
@@ -200,21 +200,21 @@ def test_a_list_has_the_beginning_of_errors_only_and_one_run_has_all(reader):
 def test_there_is_no_run_of_another_id(reader, identity):
     keep(run_row())
     with reader.open() as connection:
-        assert one(connection, identity) is None
+        assert RUNS.one(connection, identity) is None
 
 
 def test_a_part_of_an_id_is_enough(reader):
     kept = keep(*(run_row(ago_s=1000 * number) for number in range(5)))
     wanted = kept[2]["id"]
     with reader.open() as connection:
-        assert ids(alike(connection, wanted)) == [wanted]
-        assert ids(alike(connection, wanted[:12])) == [wanted]
-        assert ids(alike(connection, wanted[-8:].upper())) == [wanted]
-        assert ids(alike(connection, f"{wanted[:8]}-{wanted[8:12]}-{wanted[12:16]}")) == [wanted]
-        assert ids(alike(connection, wanted[:4])) == newest_first(kept)
-        assert alike(connection, wanted[:3]) == []
-        assert alike(connection, "zzzz") == []
-        assert alike(connection, "%%%%") == []
+        assert ids(RUNS.alike(connection, wanted)) == [wanted]
+        assert ids(RUNS.alike(connection, wanted[:12])) == [wanted]
+        assert ids(RUNS.alike(connection, wanted[-8:].upper())) == [wanted]
+        assert ids(RUNS.alike(connection, f"{wanted[:8]}-{wanted[8:12]}-{wanted[12:16]}")) == [wanted]
+        assert ids(RUNS.alike(connection, wanted[:4])) == newest_first(kept)
+        assert RUNS.alike(connection, wanted[:3]) == []
+        assert RUNS.alike(connection, "zzzz") == []
+        assert RUNS.alike(connection, "%%%%") == []
 
 
 def reckoned(kept: list[dict[str, Any]], since: datetime | None = None, until: datetime | None = None) -> Any:
@@ -361,9 +361,9 @@ def test_reading_makes_no_database(tmp_path: Path):
     path = tmp_path / "folder" / "history.db"
     reader = Reader(f"sqlite:///{path}")
     with reader.open() as connection:
-        assert page(connection).runs == []
+        assert page(connection).rows == []
         assert report(connection).jobs == []
-        assert one(connection, "0" * 32) is None
+        assert RUNS.one(connection, "0" * 32) is None
     assert reader.missing is not None
     assert str(path) in reader.missing
     assert not path.parent.exists()
@@ -379,11 +379,11 @@ def test_a_file_without_tables_reads_as_empty_until_it_has_some(tmp_path: Path, 
         path.write_bytes(content)
     reader = Reader(f"sqlite:///{path}")
     with reader.open() as connection:
-        assert page(connection).runs == []
+        assert page(connection).rows == []
     monkeypatch.setenv("CLEW_DATABASE_URL", f"sqlite:///{path}")
     keep(run_row())
     with reader.open() as connection:
-        assert len(page(connection).runs) == 1
+        assert len(page(connection).rows) == 1
 
 
 def test_what_is_no_database_is_said(tmp_path: Path):

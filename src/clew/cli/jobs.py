@@ -103,7 +103,7 @@ def runs(  # noqa: PLR0913 - one option each
 ) -> None:
     """List runs of jobs, newest first."""
     from clew.cli import job_tables
-    from clew.history import job_runs
+    from clew.history import job_runs, paging
     from clew.http.job_answers import RunsAnswer
     from clew.http.job_questions import RunsQuestion
 
@@ -124,7 +124,7 @@ def runs(  # noqa: PLR0913 - one option each
     )
     with _history() as reader, reader.open() as connection:
         page = job_runs.page(connection, asked.filter(), after=asked.after, before=asked.before, limit=asked.limit)
-    answer = RunsAnswer.of(page, limit=min(asked.limit, job_runs.MAX_LIMIT))
+    answer = RunsAnswer.of(page, limit=min(asked.limit, paging.MAX_LIMIT))
     if as_json:
         _print_json(_plain(answer))
         return
@@ -312,20 +312,20 @@ def _job_id(known: list[Job], wanted: str) -> str:
 
 
 def _one_run(reader: Reader, part: str) -> Any:
-    from clew.history import job_runs
+    from clew.history import job_runs, paging
 
     digits = part.strip().lower().replace("-", "")
     with reader.open() as connection:
-        if (found := job_runs.one(connection, digits)) is not None:
+        if (found := job_runs.RUNS.one(connection, digits)) is not None:
             return found
-        alike = job_runs.alike(connection, digits)
+        alike = job_runs.RUNS.alike(connection, digits)
         if not alike:
-            at_least = f" (give {job_runs.MIN_PART} digits at least)" if len(digits) < job_runs.MIN_PART else ""
+            at_least = f" (give {paging.MIN_PART} digits at least)" if len(digits) < paging.MIN_PART else ""
             _fail(f"there is no run {part!r}{at_least}: it never was, or it is archived by now", _FAILED)
         if len(alike) > 1:
             ids = "".join(f"\n  {row['id']}  {row['job']}" for row in alike)
             _fail(f"several runs are meant by {part!r}: give more digits of one{ids}", _BAD_INPUT)
-        return job_runs.one(connection, alike[0]["id"])
+        return job_runs.RUNS.one(connection, alike[0]["id"])
 
 
 def _log_lines(run: WholeRun) -> tuple[list[LogLine] | None, str | None]:

@@ -228,7 +228,8 @@ def restore(path: Path, database: Database) -> int:
 
 def _insert(database: Database, batch: list[Change]) -> None:
     with database.write() as connection:
-        write(connection, batch)
+        # Where their totals were not forgotten with them, they are counted already
+        write(connection, batch, counts=False)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

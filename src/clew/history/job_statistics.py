@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, func, literal, select
 
 from clew.history.models import JobRun, ScheduledJob
+from clew.history.tally import NO_DURATION, middle_s
 from clew.history.totals import Total, hour_of, totals, until_hour
-from clew.history.writing import NO_DURATION, middle_s
 
 MAX_JOBS: Final = 500
 """How many jobs are told of one by one; those beyond are in the figures of all."""

@@ -11,17 +11,32 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, select, text
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, select, text, true
 
 from clew import clock
 from clew.history.archive import PARTIAL_SUFFIX, ArchiveError, ArchiveWriter, read, verify
 from clew.history.database import Database
 from clew.history.ids import least_id
-from clew.history.models import HealthCheck, JobCommand, JobRun, JobRunDailyTotal, JobRunTotal
+from clew.history.models import (
+    AgentTask,
+    AgentTaskTotal,
+    Handoff,
+    HandoffTotal,
+    HealthCheck,
+    JobCommand,
+    JobRun,
+    JobRunDailyTotal,
+    JobRunTotal,
+    LlmCall,
+    LlmUsageTotal,
+    QueueMessage,
+    QueueMessageTotal,
+)
+from clew.history.tally import Grain, begin_of
 from clew.settings import Settings
 
 logger = logging.getLogger("clew.history")
@@ -31,7 +46,26 @@ _AT_ONCE: Final = 1_000
 _DAY_S: Final = 86_400.0
 _ABANDONED_S: Final = 3_600.0
 _CLEANING_LOCK: Final = 0x636C6578  # PostgreSQL's advisory lock, beside that of the upgrades
-_GOING_ON: Final = ("scheduled", "running")
+_GOING_ON: Final = ("scheduled", "running", "waiting", "accepted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Totals of some length of time.
+
+    Attributes:
+        model: their table.
+        since: its column that says when that time begins.
+        grain: how long it is.
+        grain_column: the column that says so, where the table has several.
+        most_s: how long they are kept at most, in seconds.
+    """
+
+    model: Any
+    since: Any
+    grain: Grain
+    grain_column: Any = None
+    most_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +76,13 @@ class Kept:
         model: the table.
         default_s: how long, in seconds, where no setting says otherwise.
         is_expired: returns the condition by which rows are older than a time, and over.
+        totals: what is counted of them, and forgotten with them.
     """
 
     model: Any
     default_s: float
     is_expired: Callable[[datetime], ColumnElement[bool]]
+    totals: tuple[Totals, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,24 +100,70 @@ class Cleaned:
     files: tuple[Path, ...] = field(default=())
 
 
-def _old_runs(before: datetime) -> ColumnElement[bool]:
-    return and_(
-        JobRun.id < least_id(before),
-        JobRun.recorded_at < before,
-        JobRun.status.not_in(_GOING_ON),
-        or_(JobRun.finished_at.is_(None), JobRun.finished_at < before),
+def _over(model: Any) -> Callable[[datetime], ColumnElement[bool]]:
+    """Return the condition for work that may go on for long."""
+
+    def is_expired(before: datetime) -> ColumnElement[bool]:
+        return and_(
+            model.id < least_id(before),
+            model.recorded_at < before,
+            model.status.not_in(_GOING_ON),
+            or_(model.finished_at.is_(None), model.finished_at < before),
+        )
+
+    return is_expired
+
+
+def _recorded(model: Any) -> Callable[[datetime], ColumnElement[bool]]:
+    return lambda before: and_(model.id < least_id(before), model.recorded_at < before)
+
+
+def _of_grains(model: Any, *grains: Grain, most_s: float | None = None) -> tuple[Totals, ...]:
+    return tuple(
+        Totals(model=model, since=model.since, grain=grain, grain_column=model.grain, most_s=most_s) for grain in grains
     )
 
 
 TABLES: Final[dict[str, Kept]] = {
     kept.model.__tablename__: kept
     for kept in (
-        Kept(model=JobRun, default_s=90 * _DAY_S, is_expired=_old_runs),
         Kept(
-            model=HealthCheck,
-            default_s=7 * _DAY_S,
-            is_expired=lambda before: and_(HealthCheck.id < least_id(before), HealthCheck.recorded_at < before),
+            model=JobRun,
+            default_s=90 * _DAY_S,
+            is_expired=_over(JobRun),
+            totals=(
+                Totals(model=JobRunTotal, since=JobRunTotal.hour, grain="hour"),
+                Totals(model=JobRunDailyTotal, since=JobRunDailyTotal.day, grain="day"),
+            ),
         ),
+        Kept(
+            model=QueueMessage,
+            default_s=30 * _DAY_S,
+            is_expired=_recorded(QueueMessage),
+            totals=(
+                *_of_grains(QueueMessageTotal, "minute", most_s=2 * _DAY_S),
+                *_of_grains(QueueMessageTotal, "hour", "day"),
+            ),
+        ),
+        Kept(
+            model=AgentTask,
+            default_s=90 * _DAY_S,
+            is_expired=_over(AgentTask),
+            totals=_of_grains(AgentTaskTotal, "hour", "day"),
+        ),
+        Kept(
+            model=Handoff,
+            default_s=90 * _DAY_S,
+            is_expired=_over(Handoff),
+            totals=_of_grains(HandoffTotal, "hour", "day"),
+        ),
+        Kept(
+            model=LlmCall,
+            default_s=90 * _DAY_S,
+            is_expired=_recorded(LlmCall),
+            totals=_of_grains(LlmUsageTotal, "hour", "day"),
+        ),
+        Kept(model=HealthCheck, default_s=7 * _DAY_S, is_expired=_recorded(HealthCheck)),
         Kept(
             model=JobCommand,
             default_s=90 * _DAY_S,
@@ -117,15 +199,14 @@ def clean_up(database: Database, settings: Settings, *, now: datetime | None = N
             return []
         _remove_abandoned(folder)
         return [
-            _clean_table(
-                database, folder, kept, now - timedelta(seconds=settings.retention_s.get(name, kept.default_s))
-            )
+            _clean_table(database, folder, kept, settings.retention_s.get(name, kept.default_s), now)
             for name, kept in TABLES.items()
         ]
 
 
-def _clean_table(database: Database, folder: Path, kept: Kept, before: datetime) -> Cleaned:
+def _clean_table(database: Database, folder: Path, kept: Kept, kept_s: float, now: datetime) -> Cleaned:
     table: str = kept.model.__tablename__
+    before = now - timedelta(seconds=kept_s)
     condition = kept.is_expired(before)
     files: list[Path] = []
     rows = 0
@@ -144,8 +225,9 @@ def _clean_table(database: Database, folder: Path, kept: Kept, before: datetime)
         if not deleted:
             # Whatever keeps them, such as another process that puts them back, must not fill the disk with archives
             break
-    if kept.model is JobRun:
-        _prune_totals(database, before)
+    for totals in kept.totals:
+        latest = before if totals.most_s is None else max(before, now - timedelta(seconds=totals.most_s))
+        _prune(database, totals, begin_of(latest, totals.grain))
     return Cleaned(table=table, rows=rows, files=tuple(files))
 
 
@@ -182,20 +264,16 @@ def _delete_archived(database: Database, model: Any, condition: ColumnElement[bo
     return deleted + (flush() if ids else 0)
 
 
-def _prune_totals(database: Database, before: datetime) -> None:
-    """Delete the totals of hours and days that lie before a time as a whole, a day at a time."""
-    hour = before.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    day = hour.replace(hour=0)
-    for model, column, until in (
-        (JobRunTotal, JobRunTotal.hour, hour),
-        (JobRunDailyTotal, JobRunDailyTotal.day, day),
-    ):
-        while True:
-            with database.write() as connection:
-                first = connection.scalar(select(func.min(column)))
-                if first is None or first >= until:
-                    break
-                connection.execute(delete(model).where(column < min(until, first + timedelta(days=1))))
+def _prune(database: Database, totals: Totals, until: datetime) -> None:
+    """Delete the totals of times that lie before another as a whole, a day at a time."""
+    of_grain = totals.grain_column == totals.grain if totals.grain_column is not None else true()
+    while True:
+        with database.write() as connection:
+            first = connection.scalar(select(func.min(totals.since)).where(of_grain))
+            if first is None or first >= until:
+                break
+            day = totals.since < min(until, first + timedelta(days=1))
+            connection.execute(delete(totals.model).where(of_grain, day))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class Total:
     Attributes:
         job: the job's name.
         status: how they ended.
-        bucket: how long they took: see :func:`clew.history.writing.middle_s`.
+        bucket: how long they took: see :func:`clew.history.tally.middle_s`.
         runs: how many.
         duration_s: how long all of them took together.
     """

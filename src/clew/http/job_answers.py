@@ -11,9 +11,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticSerializationError
 
-from clew.history.job_runs import Row, RunPage
 from clew.history.job_statistics import JobStatistics as Known
 from clew.history.job_statistics import LastRun, Report, Statistics
+from clew.history.paging import Page, Row
 from clew.jobs.control import Command, Job
 
 
@@ -94,9 +94,9 @@ class RunsAnswer(_Answer):
     )
 
     @classmethod
-    def of(cls, page: RunPage, *, limit: int) -> Self:
+    def of(cls, page: Page, *, limit: int) -> Self:
         """Return what is answered of a page."""
-        runs = [RunAnswer.of(row) for row in page.runs]
+        runs = [RunAnswer.of(row) for row in page.rows]
         return cls(runs=runs, next=page.next, previous=page.previous, limit=limit, searched_to=page.searched_to)
 
 

@@ -9,8 +9,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from clew import clock
 from clew.history.ids import ID_LENGTH
-from clew.history.job_runs import DEFAULT_LIMIT, MAX_LIMIT, RunFilter, RunSource, RunStatus
+from clew.history.job_runs import RunFilter, RunSource, RunStatus
 from clew.history.job_statistics import MAX_JOBS
+from clew.history.paging import DEFAULT_LIMIT, MAX_LIMIT
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9998, 12, 31, tzinfo=UTC)

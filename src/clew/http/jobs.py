@@ -15,6 +15,7 @@ from clew import clock
 from clew.diagnostics import report as report_problem
 from clew.history import job_runs, job_statistics
 from clew.history.database import DatabaseError
+from clew.history.paging import MAX_LIMIT
 from clew.http import steering
 from clew.http.access import Caller, Refusal, admin_token_in_force, refusal_to_control, refusal_to_read
 from clew.http.desk import Desk
@@ -84,7 +85,7 @@ def _add_reading(router: APIRouter, desk: Desk) -> None:
 
     @router.get("/runs", response_model=RunsAnswer, dependencies=reading, summary="Runs of jobs, newest first")
     async def runs(asked: Annotated[RunsQuestion, Query()]) -> Response:
-        limit = min(asked.limit, job_runs.MAX_LIMIT)
+        limit = min(asked.limit, MAX_LIMIT)
         wanted = asked.filter()
         page = await _asked(
             desk, lambda found: job_runs.page(found, wanted, after=asked.after, before=asked.before, limit=limit)
@@ -99,7 +100,7 @@ def _add_reading(router: APIRouter, desk: Desk) -> None:
         summary="One run of a job",
     )
     async def run(run_id: str) -> Response:
-        row = await _asked(desk, lambda found: job_runs.one(found, run_id))
+        row = await _asked(desk, lambda found: job_runs.RUNS.one(found, run_id))
         if row is None:
             raise HTTPException(404, f"there is no run {run_id[:80]!r}: it never was, or it is archived by now")
         return _json(WholeRun.of(row))

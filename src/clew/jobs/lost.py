@@ -23,10 +23,10 @@ from clew.catalog.metrics import JOB_LOST
 from clew.engine.context import Carried, with_correlation_id
 from clew.engine.metrics import registry
 from clew.engine.runtime import current_log_stream
+from clew.history import tally
 from clew.history.database import Database
 from clew.history.models import JobRun, ScheduledJob
 from clew.history.processes import is_gone
-from clew.history.writing import count_ended, total_key
 from clew.pipeline.breaker import LONGEST_PAUSE_S
 
 BEATS: Final = 4
@@ -174,9 +174,7 @@ def _mark_one(connection: Connection, row: Row[Any], reason: str) -> bool:
     values = {"status": "lost", "finished_at": now, "error_type": "lost", "error_message": reason}
     if connection.execute(statement.values(values)).rowcount != 1:
         return False
-    key = total_key({"job": row.job, "status": "lost", "finished_at": now})
-    if key is not None:
-        count_ended(connection, {key: (1, 0.0)})
+    tally.add(connection, JobRun.__tablename__, [{"job": row.job, **values}])
     return True
 
 

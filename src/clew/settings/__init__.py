@@ -268,7 +268,7 @@ class Settings(BaseSettings):
         default_factory=dict
     )
     """How long records are kept before they are archived, by table: ``job_runs=2592000,health_checks=604800``; by default 90
-    days, and a week for health checks."""
+    days, messages 30 days, and health checks a week."""
     archive_dir: Path | None = None
     """Where archived records go; by default ``clew/archive`` in the user's state folder."""
     maintenance: Words = ("clean_history", "check_health", "delete_old_logs", "delete_old_backups")
