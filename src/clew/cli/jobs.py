@@ -389,7 +389,7 @@ def _login_name() -> str | None:
 
 
 def _plain(answer: BaseModel) -> dict[str, Any]:
-    from clew.http.job_answers import to_json
+    from clew.http.answers import to_json
 
     content: dict[str, Any] = json.loads(to_json(answer))
     return content
