@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -30,8 +31,10 @@ _WIDE: Final = 100
 _PIPED: Final = 160
 _GAP: Final = 2
 _LEAST: Final = 12
-# Said elsewhere, or too long for a line
-_NOT_SHOWN: Final = ("code.", "correlation_id", "exception.stacktrace", "clew.job.")
+# Said elsewhere, or too long for a line. Loki has no dots in names
+_NOT_SHOWN: Final = re.compile(
+    r"(code[._](file|function|line)|correlation_id|exception[._]stacktrace|clew[._]job)([._]|$)"
+)
 _STYLES: Final = {
     "completed": "green",
     "running": "cyan",
@@ -169,7 +172,7 @@ def log_text(lines: Iterable[LogLine]) -> Text:
         fields = " ".join(
             f"{plain(name)}={plain(value, max_length=80)}"
             for name, value in line.fields.items()
-            if not name.startswith(_NOT_SHOWN)
+            if not _NOT_SHOWN.match(name)
         )
         level = line.level.lower()
         style = "red" if level in ("error", "critical", "fatal") else "yellow" if level.startswith("warn") else ""
