@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -28,7 +27,6 @@ SHORT_ID: Final = 8
 """Digits of an id that are shown in a table: its last ones, which are chance; the first ones are its time."""
 
 _WIDE: Final = 100
-_PIPED: Final = 160
 _GAP: Final = 2
 _LEAST: Final = 12
 # Said elsewhere, or too long for a line. Loki has no dots in names
@@ -46,23 +44,6 @@ _STYLES: Final = {
     "skipped": "yellow",
     "paused": "yellow",
 }
-
-
-def terminal() -> Console:
-    """Return where tables go. A pipe has no width: lines there are as long as they need to be, within reason."""
-    console = Console(highlight=False, emoji=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PIPED
-    return console
-
-
-def show(console: Console, shown: Table | Text) -> None:
-    """Print a table or text, without the spaces that a table has at the ends of its lines."""
-    with console.capture() as captured:
-        console.print(shown, soft_wrap=isinstance(shown, Text))
-    text = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-    # A terminal that has no such letters shows that there are some
-    console.file.write(text.encode(console.encoding, "replace").decode(console.encoding))
 
 
 def jobs_table(
