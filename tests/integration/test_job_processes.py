@@ -125,6 +125,13 @@ def test_sigint_marks_a_run_that_goes_on_and_completes_it_when_it_ends(history: 
     history.check_totals("long")
 
 
+def test_a_program_that_ends_at_once_says_nothing_of_that(history: History, tmp_path: Path) -> None:
+    with Program(tmp_path, "unused") as program:
+        assert program.process.wait(60) == 0
+        assert program.levels() <= {"info"}
+    assert history.scheduled() == []
+
+
 def test_a_child_that_is_forked_within_a_run_ends_nothing(history: History, tmp_path: Path) -> None:
     with Program(tmp_path, "forking") as program:
         eventually(lambda: history.runs("forks", "completed"), "the parent's run ends")
