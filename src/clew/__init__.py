@@ -30,6 +30,7 @@ from clew.http.facade import health_router, jobs_router, serve_worker
 from clew.instrumentation.registry import instrument
 from clew.jobs.run import job
 from clew.llm.call import llm_call
+from clew.llm.prices import llm_prices
 from clew.settings import Settings, SettingsError
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "job",
     "jobs_router",
     "llm_call",
+    "llm_prices",
     "maintenance",
     "prometheus_text",
     "serve_worker",

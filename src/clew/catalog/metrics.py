@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clew.catalog import semconv
-from clew.catalog.kind import BYTES_BUCKETS, LONG_SECONDS_BUCKETS, TOKENS_BUCKETS, Metric
+from clew.catalog.kind import BYTES_BUCKETS, LLM_SECONDS_BUCKETS, LONG_SECONDS_BUCKETS, TOKENS_BUCKETS, Metric
 
 HTTP_LABELS = (
     semconv.HTTP_REQUEST_METHOD,
@@ -112,6 +112,36 @@ LLM_TOKENS = Metric(
         semconv.GEN_AI_TOKEN_TYPE,
     ),
     buckets=TOKENS_BUCKETS,
+)
+_LLM = (semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_PROVIDER_NAME, semconv.GEN_AI_REQUEST_MODEL)
+LLM_FIRST_CHUNK = Metric(
+    name=semconv.GEN_AI_CLIENT_OPERATION_TIME_TO_FIRST_CHUNK,
+    type="histogram",
+    unit="s",
+    description="Time between asking a model and the first piece of its streamed answer.",
+    labels=_LLM,
+    buckets=LLM_SECONDS_BUCKETS,
+)
+LLM_COST = Metric(
+    name="clew.llm.cost",
+    type="counter",
+    unit="{USD}",
+    description="What LLM calls cost, where the price of the model is known.",
+    labels=(*_LLM, semconv.GEN_AI_AGENT_NAME),
+)
+LLM_RETRIES = Metric(
+    name="clew.llm.retries",
+    type="counter",
+    unit="{retry}",
+    description="Requests to language models that were sent once more.",
+    labels=(*_LLM, semconv.ERROR_TYPE),
+)
+LLM_CACHE_HITS = Metric(
+    name="clew.llm.cache.hits",
+    type="counter",
+    unit="{call}",
+    description="LLM calls that were answered without the provider.",
+    labels=_LLM,
 )
 HEALTH_STATUS = Metric(
     name="clew.health.check.status",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clew.catalog import semconv
-from clew.catalog.kind import LONG_SECONDS_BUCKETS, Metric, OperationEvents, OperationKind, Role
+from clew.catalog.kind import LLM_SECONDS_BUCKETS, LONG_SECONDS_BUCKETS, Metric, OperationEvents, OperationKind, Role
 from clew.catalog.metrics import HTTP_LABELS
 
 SPAN = OperationKind(
@@ -220,9 +220,10 @@ LLM_CALL = OperationKind(
         unit="s",
         description="Duration of requests to language models.",
         labels=(*_LLM, semconv.ERROR_TYPE),
-        buckets=(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+        buckets=LLM_SECONDS_BUCKETS,
     ),
     events=OperationEvents(start="llm_call", end="llm_response", error="llm_error"),
+    record="llm_calls",
 )
 
 _DATABASE = (semconv.DB_SYSTEM_NAME, semconv.DB_OPERATION_NAME)
