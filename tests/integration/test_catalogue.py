@@ -78,6 +78,14 @@ THE_REST = """
         time.sleep(0.02)
     repeating.shutdown()
 
+    clew.llm_prices({"priced": {"input": 1.0}})
+    with clew.llm_call("openai", "priced") as call:
+        call.retry("429")
+        list(call.stream(["one"]))
+        call.tokens(input=10)
+    with clew.llm_call("openai", "priced") as call:
+        call.cached()
+
     @clew.job("fails")
     def fails():
         raise ValueError("as it must")
