@@ -26,7 +26,7 @@ from clew.engine.summary import summary
 from clew.health.check import HealthReport, HealthResult
 from clew.health.monitor import check_health, health_check, unwatch, watch
 from clew.health.startup import startup
-from clew.http.facade import health_router, jobs_router, serve_worker
+from clew.http.facade import health_router, jobs_router, llm_router, serve_worker
 from clew.instrumentation.registry import instrument
 from clew.jobs.run import job
 from clew.llm.call import llm_call
@@ -64,6 +64,7 @@ __all__ = [
     "jobs_router",
     "llm_call",
     "llm_prices",
+    "llm_router",
     "maintenance",
     "prometheus_text",
     "serve_worker",
