@@ -143,6 +143,35 @@ LLM_CACHE_HITS = Metric(
     description="LLM calls that were answered without the provider.",
     labels=_LLM,
 )
+LLM_BUDGET_USED = Metric(
+    name="clew.llm.budget.used",
+    type="gauge",
+    unit="1",
+    description="The share of a budget that LLM calls of all processes have spent in this hour or day; above 1 it is exceeded.",
+    labels=("clew.llm.budget",),
+)
+RETRIEVAL_DOCUMENTS = Metric(
+    name="clew.retrieval.documents",
+    type="histogram",
+    unit="{document}",
+    description="Documents that a search for what a model is to know has found.",
+    labels=(semconv.GEN_AI_DATA_SOURCE_ID,),
+    buckets=(0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 1000.0),
+)
+EXTERNAL_RETRIES = Metric(
+    name="clew.external.retries",
+    type="counter",
+    unit="{retry}",
+    description="Calls of other people's services that were made once more.",
+    labels=("clew.external.service", "clew.external.endpoint", semconv.ERROR_TYPE),
+)
+ERRORS = Metric(
+    name="clew.errors",
+    type="counter",
+    unit="{error}",
+    description="Errors that the app told of with clew.error().",
+    labels=("clew.error.component", semconv.ERROR_TYPE),
+)
 HEALTH_STATUS = Metric(
     name="clew.health.check.status",
     type="gauge",

@@ -24,6 +24,7 @@ from clew.engine.operation import Operation
 from clew.llm import content, record
 from clew.llm.prices import Usage, price_list
 from clew.llm.streaming import Watched, WatchedAsync
+from clew.pipeline.coercion import name_text
 
 T = TypeVar("T")
 
@@ -358,8 +359,8 @@ def llm_call(
     """
     given: dict[str, Any] = {
         semconv.GEN_AI_OPERATION_NAME: operation,
-        semconv.GEN_AI_PROVIDER_NAME: str(provider),
-        semconv.GEN_AI_REQUEST_MODEL: str(model),
+        semconv.GEN_AI_PROVIDER_NAME: name_text(provider),
+        semconv.GEN_AI_REQUEST_MODEL: name_text(model),
         **attributes,
     }
     if user_id is not None:

@@ -42,8 +42,8 @@ def kept(shown: list[Any]) -> Any:
     return payload.payload(shown, max_bytes=_max_bytes(), redact=state.redact)
 
 
-def written(shown: list[Any]) -> str:
-    """Return messages as a span has them: as JSON that is whole, whatever was cut."""
+def written(shown: Any) -> str:
+    """Return messages, or anything else, as a span has it: as JSON that is whole, whatever was cut."""
     max_bytes = min(_max_bytes(), state.max_value_length)
     # The frame of what is cut takes some, too, and so does what JSON escapes
     cut = payload.payload(shown, max_bytes=max(16, max_bytes // 2 - 64), redact=state.redact)
