@@ -83,8 +83,8 @@ def answer(request: EchoRequest) -> tuple[int, str, bytes]:
         error = {"message": f"what is {PROMPT}?", "code": "model_not_found", "type": "invalid_request_error"}
         return 404, "application/json", json.dumps({"error": error}).encode()
     if request.json.get("stream"):
-        events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks())
-        return 200, "text/event-stream", f"{events}data: [DONE]\n\n".encode()
+        said = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks())
+        return 200, "text/event-stream", f"{said}data: [DONE]\n\n".encode()
     return 200, "application/json", json.dumps(completion()).encode()
 
 

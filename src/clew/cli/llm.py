@@ -40,7 +40,7 @@ def usage(
     as_json: Json = False,
 ) -> None:
     """Tell what LLM calls used and cost. Times begin and end with whole hours."""
-    from clew.cli import job_tables
+    from clew.cli import terminal
     from clew.cli.llm_tables import usage_table
     from clew.history import llm_usage
     from clew.http.llm_answers import LlmUsageAnswer
@@ -58,8 +58,8 @@ def usage(
     if not answer.usage:
         _say("No LLM calls are known.")
         return
-    console = job_tables.terminal()
-    job_tables.show(console, usage_table(console, answer))
+    console = terminal.make_console()
+    terminal.show(console, usage_table(console, answer))
     _say_what_is_missing(answer)
 
 
