@@ -119,7 +119,7 @@ def test_sigint_marks_a_run_that_goes_on_and_completes_it_when_it_ends(history: 
         program.process.send_signal(signal.SIGINT)
         eventually(lambda: history.runs("long", "cancelled"), "the run is marked")
         # The interpreter waits for the threads of a pool, as it does without clew
-        assert program.process.wait(30) == 1
+        assert program.process.wait(30) == -signal.SIGINT
         assert program.said("ended")
     assert [run["result"] for run in history.runs("long", "completed")] == [{"worked_s": 6.0}]
     history.check_totals("long")
