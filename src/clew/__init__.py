@@ -11,7 +11,8 @@ Example:
 
 from clew import maintenance
 from clew._version import __version__
-from clew.agents.task import agent, agent_task, handoff
+from clew.agents.handoff import handoff
+from clew.agents.task import agent, agent_task
 from clew.diagnostics import ClewError
 from clew.engine.concurrency import carry, submit
 from clew.engine.context import correlation, correlation_id, extract, inject
