@@ -37,9 +37,7 @@ def totals(history: History, model: Any, column: str) -> dict[str, int]:
     return {status: number for status, number in found.items() if number}
 
 
-def test_a_task_whose_process_is_killed_is_lost_once_with_what_it_handed_over(
-    history: History, tmp_path: Path
-) -> None:
+def test_a_task_whose_process_is_killed_is_lost_once_with_what_it_handed_over(history: History, tmp_path: Path) -> None:
     with ExitStack() as stack:
         watchers = [stack.enter_context(AgentProgram(tmp_path, "watch_agents")) for _ in range(3)]
         for watcher in watchers:
@@ -58,8 +56,8 @@ def test_a_task_whose_process_is_killed_is_lost_once_with_what_it_handed_over(
         eventually(lambda: history.all(AgentTask, status="lost"), "the task is lost")
         eventually(lambda: history.all(Handoff, status="lost"), "so is the handoff that it waited for")
         eventually(lambda: agents(history)["worker"]["gone_at"], "the agent is gone")
-        for event in ("agent_task_lost", "agent_handoff_lost"):
-            eventually(lambda name=event: any(one.events(name) for one in watchers), "somebody says so")
+        eventually(lambda: any(one.events("agent_task_lost") for one in watchers), "somebody says so")
+        eventually(lambda: any(one.events("agent_handoff_lost") for one in watchers), "and of the handoff, too")
         told = [event for watcher in watchers for event in watcher.events("agent_task_lost")]
         assert [(event["level"], event["clew.agent.task.id"]) for event in told] == [("error", task["id"])]
         assert len([event for watcher in watchers for event in watcher.events("agent_handoff_lost")]) == 1

@@ -12,9 +12,9 @@ import pytest
 import clew
 from clew import diagnostics
 from clew.agents.registry import registry
-from clew.engine.runtime import state
-from clew.history.recorder import recorder
+from clew.engine.state import state
 from clew.history.models import Agent, AgentTask, Handoff, HandoffTotal
+from clew.history.recorder import recorder
 from clew.testing import CapturedTelemetry
 from tests.integration.job_history import History, own_history
 from tests.integration.waiting import eventually
@@ -53,7 +53,14 @@ def test_a_task_is_recorded_from_its_start_to_its_end(history: History, captured
     with (
         clew.correlation("order-17"),
         clew.agent_task(
-            "topicizer", type="topicization", version="2", task_id="doc-1", user_id="u-1", attempt=2, password="x", pages=3
+            "topicizer",
+            type="topicization",
+            version="2",
+            task_id="doc-1",
+            user_id="u-1",
+            attempt=2,
+            password="x",
+            pages=3,
         ) as task,
     ):
         eventually(lambda: history.all(AgentTask), "its start is recorded")
@@ -63,7 +70,12 @@ def test_a_task_is_recorded_from_its_start_to_its_end(history: History, captured
         task.set_result({"topics": ["a"], "api_key": "sk-1234567890abcdef"})
     ended = only(history, AgentTask, agent="topicizer")
     assert (started["status"], started["finished_at"]) == ("running", None)
-    assert (ended["status"], ended["id"], ended["type"], ended["version"]) == ("completed", task.id, "topicization", "2")
+    assert (ended["status"], ended["id"], ended["type"], ended["version"]) == (
+        "completed",
+        task.id,
+        "topicization",
+        "2",
+    )
     assert (ended["task_id"], ended["user_id"], ended["attempt"], ended["pid"]) == ("doc-1", "u-1", 2, os.getpid())
     assert ended["metadata"] == {"password": "[redacted]", "pages": 3}
     assert "sk-123" not in str(ended["result"])
@@ -90,7 +102,12 @@ def test_how_tasks_and_handoffs_end(history: History, error: BaseException, stat
     with pytest.raises(type(error)), clew.agent_task("ends"), clew.handoff(to="other"):
         raise error
     task, handoff = only(history, AgentTask), only(history, Handoff)
-    assert (task["status"], task["error_type"], handoff["status"], handoff["error_type"]) == (status, kind, status, kind)
+    assert (task["status"], task["error_type"], handoff["status"], handoff["error_type"]) == (
+        status,
+        kind,
+        status,
+        kind,
+    )
     assert bool(task["traceback"]) == (status != "completed")
     assert handoff_totals(history) == {status: 1}
 
@@ -165,6 +182,7 @@ def test_a_thousand_agents_take_one_statement_a_beat(history: History) -> None:
     from sqlalchemy import event
 
     from clew.agents.upkeep import the_recorder
+
     for number in range(1_000):
         registry.note(f"agent-{number}", "test", None)
     the_recorder()
@@ -237,11 +255,17 @@ def test_what_was_picked_up_may_be_recorded_first(history: History) -> None:
     written = only(history, Handoff)
     names = ("id", "service", "instance", "recorded_at", "source", "target", "mode", "depth", "chain", "handed_at")
     taken = {**{name: written[name] for name in names}, "is_loop": False, "is_too_deep": False}
-    accepted = {**taken, **{name: written[name] for name in ("accepted_at", "accepted_by", "wait_s")}, "status": "accepted"}
+    accepted = {
+        **taken,
+        **{name: written[name] for name in ("accepted_at", "accepted_by", "wait_s")},
+        "status": "accepted",
+    }
     over = {**taken, **{name: written[name] for name in ("finished_at", "duration_s")}, "status": "completed"}
     made = {**taken, "status": "waiting", "carrier": {"x": "y"}, "reason": "why", "finished_at": None}
     changes = {"made": made, "accepted": accepted, "over": over}
-    for number, order in enumerate((("made", "accepted", "over"), ("accepted", "over", "made"), ("over", "made", "accepted"))):
+    for number, order in enumerate(
+        (("made", "accepted", "over"), ("accepted", "over", "made"), ("over", "made", "accepted"))
+    ):
         identity = f"{number:032x}"
         for repeat in range(2):
             for name in order:

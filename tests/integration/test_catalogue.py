@@ -66,7 +66,8 @@ THE_REST = """
     repeating.add_job(print, CronTrigger(second="*", timezone="UTC"), id="twice", misfire_grace_time=30)
     repeating.start()
     if "again" in sys.argv:
-        with clew.job("dies"):
+        dying = (clew.job("dies"), clew.agent_task("dies"), clew.handoff(to="nobody"))
+        with dying[0], dying[1], dying[2]:
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
                 time.sleep(0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,14 +78,16 @@ def tell(of: Recorder) -> None:
     Args:
         of: whose database, and whose process.
     """
+    changed = [known for known in registry.all() if known.is_dirty]
+    if changed:
+        _write(changed, of)
     if _is_leaving:
         with of.database.write() as connection:
             gone = {"gone_at": clock.utc_now(), "active": 0}
             connection.execute(update(_TABLE).where(*_own(of)).values(gone))
-        return
-    changed = [known for known in registry.all() if known.is_dirty]
-    if not changed:
-        return
+
+
+def _write(changed: Sequence[Known], of: Recorder) -> None:
     for known in changed:
         known.is_dirty = False
     rows = [_row(known, of) for known in changed]

@@ -192,7 +192,7 @@ def graph(
     for grain, begin, end in stretches(since, until):
         keys = (model.source, model.target, model.status)
         numbers = [func.sum(column) for column in (model.handoffs, model.waits, model.wait_s, model.duration_s)]
-        query = select(*keys, *numbers).where(model.grain == grain).group_by(*keys)
+        query: Any = select(*keys, *numbers).where(model.grain == grain).group_by(*keys)
         query = query.where(model.since >= begin) if begin is not None else query
         query = query.where(model.since < end) if end is not None else query
         if agent is not None:
@@ -203,7 +203,7 @@ def graph(
             one.waits += int(waits)
             one.wait_s += float(wait_s)
             one.duration_s += float(duration_s)
-    edges = [found for key in sums if (found := sums[key].edge(*key)).handoffs > 0]
+    edges = [found for key in sums if (found := sums[key].edge(source=key[0], target=key[1])).handoffs > 0]
     edges.sort(key=lambda edge: (-edge.handoffs, edge.source, edge.target))
     shown = sorted(edges[:MAX_EDGES], key=lambda edge: (edge.source, edge.target))
     known = statistics(connection, agent=agent, since=since, until=until)
