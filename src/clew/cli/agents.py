@@ -50,7 +50,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List agents, each with its state and how it does."""
-    from clew.cli import agent_tables, job_tables
+    from clew.cli import agent_tables, terminal
     from clew.history import agents as known
     from clew.http.agent_answers import AgentsAnswer
     from clew.http.agent_questions import AgentsQuestion
@@ -66,8 +66,8 @@ def list_(
     if not answer.agents:
         _say("No such agents are known.")
         return
-    console = job_tables.terminal()
-    job_tables.show(console, agent_tables.agents_table(console, answer.agents, clock.utc_now()))
+    console = terminal.make_console()
+    terminal.show(console, agent_tables.agents_table(console, answer.agents, clock.utc_now()))
     if answer.is_cut:
         _say(f"There are more than these {len(answer.agents)} agents: --limit shows more.")
 
@@ -80,7 +80,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show an agent: its state in each process, and how its tasks go."""
-    from clew.cli import agent_tables, job_tables
+    from clew.cli import agent_tables, terminal
     from clew.history import agents as known
     from clew.http.agent_answers import WholeAgent
     from clew.http.agent_questions import AgentQuestion
@@ -95,10 +95,10 @@ def status(
     if as_json:
         _print_json(_plain(answer))
         return
-    console, now = job_tables.terminal(), clock.utc_now()
-    job_tables.show(console, agent_tables.agent_details(answer, now))
+    console, now = terminal.make_console(), clock.utc_now()
+    terminal.show(console, agent_tables.agent_details(answer, now))
     console.print()
-    job_tables.show(console, agent_tables.places_table(console, answer, now))
+    terminal.show(console, agent_tables.places_table(console, answer, now))
 
 
 @agents.command("history")
@@ -127,7 +127,7 @@ def history(  # noqa: PLR0913 - one option each
     as_json: Json = False,
 ) -> None:
     """List tasks of agents, newest first; --id shows one of them."""
-    from clew.cli import agent_tables, job_tables
+    from clew.cli import agent_tables, terminal
     from clew.history import agent_tasks, paging
     from clew.http.agent_answers import TasksAnswer, WholeTask
     from clew.http.agent_questions import TasksQuestion
@@ -159,8 +159,8 @@ def history(  # noqa: PLR0913 - one option each
         _print_json(_plain(answer))
         return
     if answer.tasks:
-        console = job_tables.terminal()
-        job_tables.show(console, agent_tables.tasks_table(console, answer.tasks, clock.utc_now()))
+        console = terminal.make_console()
+        terminal.show(console, agent_tables.tasks_table(console, answer.tasks, clock.utc_now()))
     _say_more("tasks", answer.next, answer.searched_to, found=bool(answer.tasks))
 
 
@@ -190,7 +190,7 @@ def handoffs(  # noqa: PLR0913 - one option each
     as_json: Json = False,
 ) -> None:
     """List handoffs between agents, newest first; --id shows one of them."""
-    from clew.cli import agent_tables, job_tables
+    from clew.cli import agent_tables, terminal
     from clew.history import handoffs as known
     from clew.history import paging
     from clew.http.agent_answers import HandoffsAnswer, WholeHandoff
@@ -224,8 +224,8 @@ def handoffs(  # noqa: PLR0913 - one option each
         _print_json(_plain(answer))
         return
     if answer.handoffs:
-        console = job_tables.terminal()
-        job_tables.show(console, agent_tables.handoffs_table(console, answer.handoffs, clock.utc_now()))
+        console = terminal.make_console()
+        terminal.show(console, agent_tables.handoffs_table(console, answer.handoffs, clock.utc_now()))
     _say_more("handoffs", answer.next, answer.searched_to, found=bool(answer.handoffs))
 
 
@@ -242,7 +242,7 @@ def graph(
     as_json: Json = False,
 ) -> None:
     """Tell who hands to whom, how often, how long it takes, and what fails. Times begin and end with whole hours."""
-    from clew.cli import agent_tables, job_tables
+    from clew.cli import agent_tables, terminal
     from clew.history import handoffs as known
     from clew.http.agent_answers import GraphAnswer
     from clew.http.agent_drawing import draw
@@ -262,8 +262,8 @@ def graph(
     elif svg is not None:
         _say(f"{len(answer.edges)} edges are drawn in {svg}.")
     elif answer.edges:
-        console = job_tables.terminal()
-        job_tables.show(console, agent_tables.graph_table(console, answer))
+        console = terminal.make_console()
+        terminal.show(console, agent_tables.graph_table(console, answer))
     else:
         _say("No handoffs are known.")
 
@@ -286,16 +286,16 @@ def _one(reader: Reader, shelf: Shelf, part: str, what: str) -> Any:
 
 
 def _show_one(answer: Any, details: Any, *, as_json: bool) -> None:
-    from clew.cli import job_tables
+    from clew.cli import job_tables, terminal
 
     if as_json:
         _print_json(_plain(answer))
         return
-    console = job_tables.terminal()
-    job_tables.show(console, details(answer, clock.utc_now()))
+    console = terminal.make_console()
+    terminal.show(console, details(answer, clock.utc_now()))
     if traceback := getattr(answer, "traceback", None):
         console.print()
-        job_tables.show(console, job_tables.traceback_text(traceback))
+        terminal.show(console, job_tables.traceback_text(traceback))
 
 
 def _say_more(what: str, following: str | None, searched_to: datetime | None, *, found: bool) -> None:

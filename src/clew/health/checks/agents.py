@@ -12,9 +12,7 @@ from clew.health.check import Check, HealthResult
 _SHOWN: Final = 5
 
 
-def agents(
-    *required: str, name: str = "agents", critical: bool = False, timeout_s: float = 5.0
-) -> Check:
+def agents(*required: str, name: str = "agents", critical: bool = False, timeout_s: float = 5.0) -> Check:
     """Return a check of the agents of all processes that share the history: degraded when one is failing, or required and gone.
 
     An agent is failing when its last three tasks in a process failed, and gone when no process that has it lives: one that is not
