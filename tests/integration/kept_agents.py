@@ -6,10 +6,12 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import insert
+
 from clew.history.database import Database
 from clew.history.models import Agent
 from clew.history.processes import key_of
-from clew.history.writing import Change, insert_into, write
+from clew.history.writing import Change, write
 from clew.settings import Settings
 from tests.integration.kept_runs import NOW, run_row
 
@@ -79,5 +81,5 @@ def keep(*, tasks: list[Any] = [], handoffs: list[Any] = [], agents: list[Any] =
         write(connection, [Change(table="agent_tasks", row=row, verb="end") for row in tasks])
         write(connection, [Change(table="handoffs", row=row, verb="join") for row in handoffs])
         for row in agents:
-            connection.execute(insert_into(connection, Agent.__table__), row)  # type: ignore[arg-type] - a table
+            connection.execute(insert(Agent), row)
     database.engine.dispose()

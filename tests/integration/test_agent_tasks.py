@@ -328,3 +328,43 @@ def test_without_a_history_all_else_works(
         assert task.id == ""
         assert passing.id
     assert captured_telemetry.span("invoke_agent b").attributes["clew.handoff.id"] == passing.id
+
+
+def test_a_handoff_goes_over_a_queue_and_over_http(history: History, valkey_url: str) -> None:
+    """A broker that is instrumented carries it by itself, a request in the headers that the app injects."""
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+    from faststream.redis import RedisBroker
+
+    broker: Any = clew.instrument(RedisBroker(valkey_url))
+    taken = asyncio.Event()
+
+    async def take(_: str) -> None:
+        with clew.agent_task("consumer"):
+            taken.set()
+
+    broker.subscriber(list="documents")(take)
+
+    app: FastAPI = clew.instrument(FastAPI())
+
+    @app.post("/agents/answer")
+    async def answer() -> dict[str, str]:
+        with clew.agent_task("server"), clew.handoff(to="helper"):
+            return {}
+
+    async def over_the_queue() -> None:
+        async with broker:
+            await broker.start()
+            with clew.agent_task("producer"), clew.handoff(to="consumer", mode="pass_control", task="doc-1"):
+                await broker.publish("text", list="documents")
+            await asyncio.wait_for(taken.wait(), 30)
+
+    asyncio.run(over_the_queue())
+    with clew.agent_task("client"), clew.handoff(to="server", task="doc-2"), TestClient(app) as client:
+        assert client.post("/agents/answer", headers=clew.inject({})).status_code == 200
+    eventually(lambda: {row["status"] for row in rows(history, Handoff)} == {"completed"}, "all are over")
+    found = {row["target"]: row for row in rows(history, Handoff)}
+    assert all(found[name]["accepted_at"] is not None for name in ("consumer", "server"))
+    assert (found["helper"]["depth"], found["helper"]["chain"]) == (2, ["client", "server"])
+    ids = {row["agent"]: row["handoff_id"] for row in rows(history, AgentTask)}
+    assert (ids["consumer"], ids["server"]) == (found["consumer"]["id"], found["server"]["id"])
