@@ -11,7 +11,8 @@ Example:
 
 from clew import maintenance
 from clew._version import __version__
-from clew.agents.task import agent, agent_task, handoff
+from clew.agents.handoff import handoff
+from clew.agents.task import agent, agent_task
 from clew.diagnostics import ClewError
 from clew.engine.concurrency import carry, submit
 from clew.engine.context import correlation, correlation_id, extract, inject
@@ -26,7 +27,7 @@ from clew.engine.summary import summary
 from clew.health.check import HealthReport, HealthResult
 from clew.health.monitor import check_health, health_check, unwatch, watch
 from clew.health.startup import startup
-from clew.http.facade import health_router, jobs_router, llm_router, serve_worker
+from clew.http.facade import agents_router, health_router, jobs_router, llm_router, serve_worker
 from clew.instrumentation.registry import instrument
 from clew.jobs.run import job
 from clew.llm.budget import llm_budget
@@ -52,6 +53,7 @@ __all__ = [
     "accounts",
     "agent",
     "agent_task",
+    "agents_router",
     "cache",
     "carry",
     "check_health",

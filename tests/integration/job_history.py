@@ -38,6 +38,8 @@ def eventually(condition: Callable[[], Any], what: str) -> None:
 class Program:
     """A program of :mod:`tests.integration.job_programs` as a process of its own."""
 
+    module = "tests.integration.job_programs"
+
     def __init__(self, folder: Path, name: str, argument: str = "", **environment: str) -> None:
         self._output = folder / f"{name}-{id(self)}.out"
         self._events = folder / f"{name}-{id(self)}.err"
@@ -49,7 +51,7 @@ class Program:
         }
         with self._output.open("wb") as output, self._events.open("wb") as events:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.job_programs", name, argument],
+                [sys.executable, "-m", self.module, name, argument],
                 cwd=ROOT,
                 env=os.environ | chosen | environment,
                 stdin=subprocess.PIPE,
@@ -73,6 +75,10 @@ class Program:
     def said(self, line: str) -> bool:
         """Tell whether it has said something."""
         return line in self._output.read_text().splitlines()
+
+    def output(self) -> list[str]:
+        """Return what it has said."""
+        return self._output.read_text().splitlines()
 
     def wait_for(self, line: str) -> None:
         """Wait until it has said something."""

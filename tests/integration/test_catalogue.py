@@ -66,7 +66,7 @@ THE_REST = """
     repeating.add_job(print, CronTrigger(second="*", timezone="UTC"), id="twice", misfire_grace_time=30)
     repeating.start()
     if "again" in sys.argv:
-        with clew.job("dies"):
+        with clew.job("dies"), clew.agent_task("dies"), clew.handoff(to="nobody"):
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -75,6 +75,19 @@ THE_REST = """
         time.sleep(0.02)
     again.kill()
     while not clew.summary("clew.job.lost") and time.monotonic() < deadline + 60:
+        time.sleep(0.02)
+
+    def hand_on(first, *others):
+        with clew.agent_task(first):
+            if others:
+                with clew.handoff(to=others[0], mode="pass_control"):
+                    hand_on(*others)
+
+    hand_on("one", "other", "one")
+    with clew.handoff(to="nobody", mode="pass_control", claim_within_s=0):
+        pass
+    while len({point.labels["clew.handoff.problem"] for point in clew.summary("clew.agent.handoff.problems")}) < 4:
+        assert time.monotonic() < deadline + 120, clew.summary("clew.agent.handoff.problems")
         time.sleep(0.02)
     repeating.shutdown()
 
@@ -150,6 +163,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtlpSink]:
                 "THE_REST": textwrap.dedent(THE_REST),
                 "CLEW_DATABASE_URL": f"sqlite:///{folder}/rest.db",
                 "CLEW_HEARTBEAT_S": "0.5",
+                "CLEW_HANDOFF_MAX_DEPTH": "1",
             },
             capture_output=True,
             text=True,

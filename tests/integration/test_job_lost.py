@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from clew import clock
 from clew.history.ids import new_id
+from clew.history.liveness import Watch, mark_lost
 from clew.history.processes import is_gone, key_of
 from clew.history.writing import Change, write
-from clew.jobs.lost import Watch, mark_lost
 from tests.integration.job_history import History
 
 BEAT_S = 10.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clew.jobs.lost import mark_lost
+from clew.history.liveness import mark_lost
 from tests.integration.job_history import History, Program, eventually
 
 

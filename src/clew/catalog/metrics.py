@@ -100,6 +100,29 @@ JOB_LAST_SUCCESS = Metric(
     description="Time since a run of the job was last completed, by this process or before it started.",
     labels=("clew.job.name",),
 )
+AGENT_TASKS_LOST = Metric(
+    name="clew.agent.tasks.lost",
+    type="counter",
+    unit="{task}",
+    description="Tasks whose process was gone before they ended, counted by the process that noticed.",
+    labels=(semconv.GEN_AI_AGENT_NAME,),
+)
+HANDOFF_WAIT = Metric(
+    name="clew.agent.handoff.wait.duration",
+    type="histogram",
+    unit="s",
+    description="Time between handing a task over and the other agent's start of work on it.",
+    labels=("clew.handoff.source", semconv.GEN_AI_TRANSFER_TARGET_NAME),
+    buckets=LONG_SECONDS_BUCKETS,
+)
+HANDOFF_PROBLEMS = Metric(
+    name="clew.agent.handoff.problems",
+    type="counter",
+    unit="{handoff}",
+    description="Handoffs to an agent that had the task already (loop), through too many agents (too_deep), that nobody picked up "
+    "(unclaimed), or whose process was gone (lost).",
+    labels=("clew.handoff.source", semconv.GEN_AI_TRANSFER_TARGET_NAME, "clew.handoff.problem"),
+)
 LLM_TOKENS = Metric(
     name=semconv.GEN_AI_CLIENT_TOKEN_USAGE,
     type="histogram",

@@ -180,7 +180,9 @@ AGENT_TASK = OperationKind(
         description="Tasks that agents are working on.",
         labels=(semconv.GEN_AI_AGENT_NAME,),
     ),
-    events=OperationEvents(start="agent_task_start", end="agent_task_end", error="agent_task_error"),
+    events=OperationEvents(
+        start="agent_task_start", end="agent_task_end", error="agent_task_error", others=("agent_task_lost",)
+    ),
     record="agent_tasks",
 )
 
@@ -202,7 +204,11 @@ HANDOFF = OperationKind(
         ),
         buckets=LONG_SECONDS_BUCKETS,
     ),
-    events=OperationEvents(start="agent_handoff", error="agent_handoff_error"),
+    events=OperationEvents(
+        start="agent_handoff",
+        error="agent_handoff_error",
+        others=("agent_handoff_loop", "agent_handoff_too_deep", "agent_handoff_unclaimed", "agent_handoff_lost"),
+    ),
     record="handoffs",
 )
 

@@ -28,6 +28,7 @@ from opentelemetry.propagators.textmap import (
 )
 
 from clew.diagnostics import report
+from clew.engine.transfer import TransferPropagator
 from clew.pipeline.tracing import CORRELATION_KEY, random_bits
 from clew.settings import Settings
 
@@ -151,10 +152,13 @@ class AllowlistPropagator(TextMapPropagator):
         self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
     ) -> None:
         """Write what may leave to where the next call goes."""
-        host = _destination.get()
         context = otel_context.get_current() if context is None else context
-        stranger = host is not None and host.lower() not in self._hosts
-        self._inner.inject(carrier, self._only_allowed(context, nothing=stranger), setter)
+        self._inner.inject(carrier, self._only_allowed(context, nothing=not self.goes_to_friends()), setter)
+
+    def goes_to_friends(self) -> bool:
+        """Tell whether the next injection stays among the app's own: a queue, a job, a carrier of its own, a host that is named."""
+        host = _destination.get()
+        return host is None or host.lower() in self._hosts
 
     def _only_allowed(self, context: Context, *, nothing: bool = False) -> Context:
         for key in get_all(context):
@@ -188,7 +192,9 @@ def install_propagators(settings: Settings) -> None:
         # What OTEL_PROPAGATORS asks for, as the OpenTelemetry API reads it
         _standard_propagator = propagate.get_global_textmap()
     allowed = AllowlistPropagator(_standard_propagator, keys=settings.baggage_keys, hosts=settings.baggage_hosts)
-    propagate.set_global_textmap(CompositePropagator([allowed, CorrelationPropagator(settings.correlation_header)]))
+    correlated = CorrelationPropagator(settings.correlation_header)
+    transfers = TransferPropagator(allowed.goes_to_friends)
+    propagate.set_global_textmap(CompositePropagator([allowed, correlated, transfers]))
 
 
 def _ready() -> None:
@@ -269,7 +275,7 @@ C = TypeVar("C", bound=MutableMapping[Any, Any])
 
 
 def inject(carrier: C) -> C:
-    """Write the thread (trace context, correlation id, allowed baggage) into a mapping, and return it.
+    """Write the thread (trace context, correlation id, handoffs, allowed baggage) into a mapping, and return it.
 
     Args:
         carrier: headers, a message's envelope, a job's arguments: any mutable mapping that takes text.

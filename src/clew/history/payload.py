@@ -14,6 +14,9 @@ Redact = Callable[[str, Any], Any]
 TRUNCATED_KEY: Final = "clew.truncated"
 """Stands in a payload that was too large, beside ``bytes``, its size as JSON, and ``head``, how it began."""
 
+MAX_NAME_BYTES: Final = 255
+"""How long names of things may be."""
+
 _ELLIPSIS: Final = "…"
 
 
@@ -36,6 +39,16 @@ def text(value: Any, *, max_bytes: int, redact: Redact | None = None) -> str | N
     if redact is not None:
         known = str(redact("", known))
     return _cut(_storable(known), max_bytes)
+
+
+def name(value: Any) -> str | None:
+    """Return a name that fits its column; ``None`` stays.
+
+    Example:
+        >>> name("topicizer"), name(None), len(name("x" * 1000) or "")
+        ('topicizer', None, 253)
+    """
+    return text(value, max_bytes=MAX_NAME_BYTES)
 
 
 def payload(value: Any, *, max_bytes: int, redact: Redact | None = None) -> Any:

@@ -24,6 +24,7 @@ from clew.catalog.metrics import HISTORY_ACCEPTED, HISTORY_DROPPED, HISTORY_PEND
 from clew.diagnostics import report
 from clew.engine import ending, runtime
 from clew.engine.context import correlation_id
+from clew.history.companions import begin_all
 from clew.history.database import Database, DatabaseError
 from clew.history.origin import Origin, origin
 from clew.history.writer import Fate, Writer, tell
@@ -361,6 +362,7 @@ def recorder() -> Recorder | None:
     settings = state.settings
     if settings is None or not settings.history or state.capturing:
         return None
+    is_new = False
     with _lock:
         if _recorder is None:
             try:
@@ -377,7 +379,9 @@ def recorder() -> Recorder | None:
                 dropped=HISTORY_DROPPED,
                 pending=HISTORY_PENDING,
             )
-            _recorder = made
+            _recorder, is_new = made, True
+    if is_new:
+        begin_all()
     return _recorder
 
 

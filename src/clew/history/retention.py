@@ -154,7 +154,8 @@ TABLES: Final[dict[str, Kept]] = {
         Kept(
             model=Handoff,
             default_s=90 * _DAY_S,
-            is_expired=_over(Handoff),
+            # What nobody has picked up by then is not waited for
+            is_expired=_recorded(Handoff),
             totals=_of_grains(HandoffTotal, "hour", "day"),
         ),
         Kept(

@@ -251,6 +251,26 @@ def add(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -
         _add(connection, tally, changes)
 
 
+def shift(
+    connection: Connection, table: str, changes: Iterable[tuple[Mapping[str, Any] | None, Mapping[str, Any]]]
+) -> None:
+    """Count records anew that somebody has changed within this transaction.
+
+    Args:
+        connection: within the transaction that changes them, which has locked them.
+        table: the name of theirs.
+        changes: each record as it was, ``None`` for a new one, and as it is.
+    """
+    signed = [(row, sign) for before, after in changes for row, sign in ((before, -1), (after, 1)) if row is not None]
+    for tally in TALLIES.get(table, ()):
+        _add(connection, tally, signed)
+
+
+def reads(table: str) -> tuple[str, ...]:
+    """Return the columns that the totals of a table's records depend on."""
+    return tuple(dict.fromkeys(name for tally in TALLIES.get(table, ()) for name in tally.reads))
+
+
 def _add(connection: Connection, tally: Tally, changes: Iterable[tuple[Mapping[str, Any], int]]) -> None:
     deltas: dict[Key, list[float]] = {}
     for row, sign in changes:
@@ -293,7 +313,6 @@ def _addition(dialect: str, totals: type[Base]) -> Any:
 @lru_cache
 def _known(dialect: str, table_name: str) -> Any:
     table = Base.metadata.tables[table_name]
-    names = dict.fromkeys(name for tally in TALLIES[table_name] for name in tally.reads)
-    query = select(table.c.id, *(table.c[name] for name in names))
+    query = select(table.c.id, *(table.c[name] for name in reads(table_name)))
     query = query.where(table.c.id.in_(bindparam("ids", expanding=True))).order_by(table.c.id)
     return query if dialect == "sqlite" else query.with_for_update()

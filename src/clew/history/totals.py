@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Select, func, select
 
@@ -42,20 +42,12 @@ def totals(
         until: the end of it, rounded up to the hour; by default there is none.
         job: of this job only.
     """
-    first = hour_of(since) if since is not None else None
-    last = until_hour(until) if until is not None else None
-    # The days that lie within it as a whole
-    from_day = _ceil_day(first) if first is not None else None
-    to_day = last.replace(hour=0) if last is not None else None
-    parts: list[Select[Any]] = []
-    if from_day is None or to_day is None or from_day < to_day:
-        parts.append(_part(JobRunDailyTotal, JobRunDailyTotal.day, from_day, to_day, job))
-        if first is not None and from_day is not None and first < from_day:
-            parts.append(_part(JobRunTotal, JobRunTotal.hour, first, from_day, job))
-        if last is not None and to_day is not None and to_day < last:
-            parts.append(_part(JobRunTotal, JobRunTotal.hour, to_day, last, job))
-    else:
-        parts.append(_part(JobRunTotal, JobRunTotal.hour, first, last, job))
+    parts = [
+        _part(JobRunDailyTotal, JobRunDailyTotal.day, begin, end, job)
+        if grain == "day"
+        else _part(JobRunTotal, JobRunTotal.hour, begin, end, job)
+        for grain, begin, end in stretches(since, until)
+    ]
     runs: Counter[tuple[str, str, int]] = Counter()
     seconds: dict[tuple[str, str, int], float] = {}
     for part in parts:
@@ -69,6 +61,35 @@ def totals(
         # A run that was taken for lost and ended after all has left a total of none
         if number
     ]
+
+
+def stretches(
+    since: datetime | None, until: datetime | None
+) -> list[tuple[Literal["hour", "day"], datetime | None, datetime | None]]:
+    """Return what a time is made of: whole days in the middle, and hours at both ends; a stretch without an end has ``None``.
+
+    Args:
+        since: the beginning, rounded down to the hour; by default the beginning of all.
+        until: the end, rounded up to the hour; by default there is none.
+
+    Example:
+        >>> since, until = datetime(2026, 1, 1, 23, 30, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
+        >>> [(grain, str(begin)[5:13], str(end)[5:13]) for grain, begin, end in stretches(since, until)]
+        [('day', '01-02 00', '01-03 00'), ('hour', '01-01 23', '01-02 00')]
+    """
+    first = hour_of(since) if since is not None else None
+    last = until_hour(until) if until is not None else None
+    # The days that lie within it as a whole
+    from_day = _ceil_day(first) if first is not None else None
+    to_day = last.replace(hour=0) if last is not None else None
+    if from_day is not None and to_day is not None and from_day >= to_day:
+        return [("hour", first, last)]
+    parts: list[tuple[Literal["hour", "day"], datetime | None, datetime | None]] = [("day", from_day, to_day)]
+    if first is not None and from_day is not None and first < from_day:
+        parts.append(("hour", first, from_day))
+    if last is not None and to_day is not None and to_day < last:
+        parts.append(("hour", to_day, last))
+    return parts
 
 
 def _part(model: Any, column: Any, since: datetime | None, until: datetime | None, job: str | None) -> Select[Any]:

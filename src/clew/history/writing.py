@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from clew.history import tally
+from clew.history.joining import join
 from clew.history.models import Base
 
-Verb = Literal["record", "end"]
+Verb = Literal["record", "end", "join"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class Change:
     Attributes:
         table: the table's name.
         row: all of its columns that are known.
-        verb: ``record`` writes nothing where the row is there already; ``end`` puts these columns in its place.
+        verb: ``record`` writes nothing where the row is there already; ``end`` puts these columns in its place;
+            ``join`` is for handoffs, of which two processes tell: see :func:`clew.history.joining.join`.
     """
 
     table: str
@@ -43,9 +45,13 @@ def write(connection: Connection, changes: Iterable[Change], *, counts: bool = T
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database is away, or does not take a row.
     """
-    ordered = sorted(changes, key=lambda change: (change.table, change.verb == "end"))
-    for (table_name, is_end), group in groupby(ordered, key=lambda change: (change.table, change.verb == "end")):
+    ordered = sorted(changes, key=lambda change: (change.table, change.verb != "record"))
+    for (table_name, verb), group in groupby(ordered, key=lambda change: (change.table, change.verb)):
         rows = [dict(change.row) for change in group]
+        is_end = verb == "end"
+        if verb == "join":
+            join(connection, rows, counts=counts)
+            continue
         if counts:
             tally.count(connection, table_name, rows, replaces=is_end)
         # Rows of one statement have the same columns

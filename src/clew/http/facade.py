@@ -54,6 +54,25 @@ def jobs_router() -> APIRouter:
     return router
 
 
+def agents_router() -> APIRouter:
+    """Return a router with ``/agents``, ``/agents/{name}``, ``/agents/tasks``, ``/agents/handoffs`` and ``/agents/graph``.
+
+    It reads the history of every process that shares the database. It answers to this machine, and to who sends
+    ``CLEW_ADMIN_TOKEN`` as a bearer token.
+
+    Raises:
+        ClewError: FastAPI is not installed.
+
+    Example:
+        >>> from fastapi import FastAPI
+        >>> import clew
+        >>> app = FastAPI()
+        >>> app.include_router(clew.agents_router())
+    """
+    router: APIRouter = _load("agents").make_router()
+    return router
+
+
 def llm_router() -> APIRouter:
     """Return a router with ``/llm/usage``, ``/llm/calls`` and ``/llm/calls/{call_id}``.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from clew.history.liveness import mark_lost
 from clew.history.reading import Reader
 from clew.jobs import control
 from clew.jobs.control import Command, Job, UnknownJobError
-from clew.jobs.lost import mark_lost
 from clew.jobs.schedule import Verb
 
 POLL_S: Final = 0.2

@@ -18,10 +18,10 @@ from clew.engine import runtime
 from clew.history import payload
 from clew.history.database import Database
 from clew.history.ids import new_id
+from clew.history.liveness import BEATS
 from clew.history.models import MAX_NAME_LENGTH, JobCommand, ScheduledJob
 from clew.history.processes import is_gone
 from clew.jobs import commands
-from clew.jobs.lost import BEATS
 from clew.jobs.record import the_recorder
 from clew.jobs.schedule import Verb, schedules
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from clew import clock
 from clew.diagnostics import report
-from clew.engine import logs, runtime
+from clew.engine import runtime
 from clew.engine.state import state
 from clew.history import payload
+from clew.history.failure import error_columns
 from clew.history.ids import new_id
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from clew.jobs.occasion import Occasion
 
 TABLE: Final = "job_runs"
-_MAX_NAME_BYTES: Final = 255
 _MAX_TRIGGER_BYTES: Final = 64
 # What has columns of its own
 _OWN: Final = frozenset(
@@ -59,23 +59,23 @@ class RunRecord:
         origin = recorder.origin
         self._recorder = recorder
         self.id = occasion.run_id or new_id()
-        self.job = _name(job) or ""
+        self.job = payload.name(job) or ""
         self.progress: float | None = None
         self._row: dict[str, Any] = {
             "id": self.id,
             "job": self.job,
-            "job_id": _name(occasion.job_id),
+            "job_id": payload.name(occasion.job_id),
             "job_key": occasion.job_key,
             "source": occasion.source,
             "trigger": payload.text(occasion.trigger, max_bytes=_MAX_TRIGGER_BYTES),
             "scheduled_at": occasion.scheduled_at,
             "lateness_s": occasion.lateness_s,
             "attempt": occasion.attempt,
-            "user_id": _name(occasion.user_id),
-            "host": _name(origin.host),
+            "user_id": payload.name(occasion.user_id),
+            "host": payload.name(origin.host),
             "pid": origin.pid,
             "process_started_at": origin.process_started_at,
-            "process_key": _name(origin.process_key),
+            "process_key": payload.name(origin.process_key),
             "heartbeat_s": recorder.settings.heartbeat_s,
         }
 
@@ -154,18 +154,7 @@ class RunRecord:
     def error(self, kind: str, message: str | None, error: BaseException | None) -> dict[str, Any]:
         """Return the columns that tell of an error."""
         max_bytes = self._recorder.settings.payload_max_bytes
-        trace = None
-        if error is not None:
-            # The end of a stack trace says most: what is too long loses its beginning
-            whole = logs._stacktrace(error)
-            encoded = str(whole if state.redact is None else state.redact("", whole)).encode("utf-8", "replace")
-            kept = encoded if len(encoded) <= max_bytes else "…".encode() + encoded[3 - max_bytes :]
-            trace = payload.text(kept.decode("utf-8", "ignore"), max_bytes=max_bytes)
-        return {
-            "error_type": _name(kind),
-            "error_message": payload.text(message or None, max_bytes=max_bytes, redact=state.redact),
-            "traceback": trace,
-        }
+        return error_columns(kind, message, error, max_bytes=max_bytes, redact=state.redact)
 
     def _metadata(self, attributes: Mapping[str, Any]) -> Any:
         own = {key: value for key, value in attributes.items() if key not in _OWN}
@@ -196,7 +185,3 @@ def the_recorder() -> Recorder | None:
     from clew.jobs import upkeep
 
     return upkeep.the_recorder()
-
-
-def _name(value: Any) -> str | None:
-    return payload.text(value, max_bytes=_MAX_NAME_BYTES)

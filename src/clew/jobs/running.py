@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from clew import clock
+from clew.history.going_on import GoingOn
 
 if TYPE_CHECKING:
     from clew.jobs.record import RunRecord
@@ -46,25 +46,18 @@ class Firing:
         return self.scheduled_at - timedelta(seconds=self.period_s or 0.0)
 
 
-class Running:
+class Running(GoingOn["JobRun", "RunRecord"]):
     """Runs that go on. A forked child starts with none."""
-
-    def __init__(self) -> None:
-        self.reset()
 
     def reset(self) -> None:
         """Know of none."""
-        self._runs: dict[int, tuple[JobRun, RunRecord | None]] = {}
-        self._claimed: set[int] = set()
-        # The parent's lock may be held by a thread that a child does not have
-        self._ended = threading.Condition()
+        super().reset()
         self._fired: deque[Firing] = deque(maxlen=_MAX_FIRED)
 
-    def add(self, run: JobRun, record: RunRecord | None) -> None:
+    def add(self, work: JobRun, record: RunRecord | None) -> None:
         """Count a run in."""
-        with self._ended:
-            self._runs[id(run)] = run, record
-        occasion = run.occasion
+        super().add(work, record)
+        occasion = work.occasion
         if record is not None and occasion.job_key is not None and occasion.scheduled_at is not None:
             self._fired.append(
                 Firing(
@@ -78,35 +71,9 @@ class Running:
                 )
             )
 
-    def claim(self, run: JobRun) -> bool:
-        """Let one caller end a run: true for the first that asks. Until its record is on its way, it is still waited for."""
-        with self._ended:
-            if id(run) not in self._runs or id(run) in self._claimed:
-                return False
-            self._claimed.add(id(run))
-            return True
-
-    def discard(self, run: JobRun) -> None:
-        """Count a run out."""
-        with self._ended:
-            self._runs.pop(id(run), None)
-            self._claimed.discard(id(run))
-            if not self._runs:
-                self._ended.notify_all()
-
-    def all(self) -> list[tuple[JobRun, RunRecord | None]]:
-        """Return those that go on, with their records where there is a history."""
-        with self._ended:
-            return list(self._runs.values())
-
-    def any(self) -> bool:
-        """Tell whether one goes on."""
-        return bool(self._runs)
-
-    def wait_for_none(self, timeout_s: float) -> bool:
-        """Wait until none goes on; return whether that is so."""
-        with self._ended:
-            return self._ended.wait_for(lambda: not self._runs, timeout_s)
+    def progress(self) -> dict[str, float | None]:
+        """Return the ids of the records of those that go on, with how much is done where they say so."""
+        return {record.id: record.progress for _, record in self.all() if record is not None}
 
     def take_fired(self, before: float) -> list[Firing]:
         """Return what was fired before a time of the monotonic clock and was not taken yet."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Final
 
+from clew.history import liveness
+from clew.history.models import JobRun
 from clew.history.recorder import Chore, recorder
-from clew.jobs import commands, duplicates, heartbeat
-from clew.jobs.lost import Watch
+from clew.jobs import commands, duplicates
+from clew.jobs.running import running
 from clew.jobs.schedule import schedules
 from clew.jobs.success import successes
 
@@ -30,11 +32,10 @@ def the_recorder() -> Recorder | None:
     # Where there is no telemetry, to find out who this is takes threads, which can't be had when the interpreter ends
     _ = found.origin
     interval_s = found.settings.heartbeat_s
-    watch = Watch(interval_s)
+    liveness.heart.keep_alive(JobRun, running.progress)
+    liveness.begin(found)
     poll_s = min(POLL_S, interval_s)
     for chore in (
-        Chore(name="heartbeat", interval_s=interval_s, do=heartbeat.beat),
-        Chore(name="lost", interval_s=interval_s, do=lambda at: watch.look(at, found.database), writes=False),
         Chore(name=SCHEDULES, interval_s=poll_s, do=lambda at: schedules.tell(at, found), writes=False),
         Chore(name="commands", interval_s=poll_s, do=lambda at: commands.take(at, found), writes=False),
         Chore(name="duplicates", interval_s=poll_s, do=lambda at: duplicates.look(at, found), writes=False),

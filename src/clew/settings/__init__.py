@@ -268,6 +268,8 @@ class Settings(BaseSettings):
     """How much is kept of a result, of metadata, of a message's body, of a traceback."""
     heartbeat_s: float = Field(default=10.0, ge=0.1, le=3600)
     """How often a process says that its runs go on; one that is silent for four times as long is ``lost``."""
+    handoff_max_depth: int = Field(default=16, ge=1)
+    """How many handoffs in a row are expected: a longer chain is reported and marked."""
     retention_s: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode, BeforeValidator(pairs)] = Field(
         default_factory=dict
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from clew.health.check import Check
+from clew.health.checks.agents import agents
 from clew.health.checks.database import database, history
 from clew.health.checks.event_loop import event_loop
 from clew.health.checks.llm import llm
@@ -24,6 +25,7 @@ from clew.health.checks.system import cpu, disk, memory, open_files
 from clew.health.checks.telemetry import telemetry
 
 __all__ = [
+    "agents",
     "cpu",
     "database",
     "defaults",

@@ -91,8 +91,12 @@ class AgentTaskTotal(Base):
     __table_args__ = ({"sqlite_with_rowid": False},)
 
 
-class Handoff(Recorded, Base):
-    """A task that one agent hands to another."""
+_WAITED_FOR = text("finished_at IS NULL AND process_key IS NOT NULL")
+_UNCLAIMED = text("finished_at IS NULL AND accepted_at IS NULL AND claim_by IS NOT NULL")
+
+
+class Handoff(Recorded, Lived, Base):
+    """A task that one agent hands to another; one that is to come back lives in the process that waits for it."""
 
     __tablename__ = "handoffs"
 
@@ -112,6 +116,10 @@ class Handoff(Recorded, Base):
     """The agents that it went through, the first one first."""
     is_loop: Mapped[bool]
     """The target had it already."""
+    is_too_deep: Mapped[bool]
+    """It went through more agents than the settings expect."""
+    parent_id: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    """The task within which it was handed over."""
     carrier: Mapped[dict[str, str] | None] = mapped_column(Json)
     """What continues its thread, also after a restart."""
     handed_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -131,8 +139,11 @@ class Handoff(Recorded, Base):
         Index("handoffs_by_target", "target", "id"),
         Index("handoffs_by_status", "status", "id"),
         Index("handoffs_by_task", "task_id", "id", postgresql_where=text("task_id IS NOT NULL")),
+        Index("handoffs_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
         Index("handoffs_by_trace", "trace_id", "id"),
         Index("handoffs_by_correlation", "correlation_id", "id"),
+        Index("handoffs_going_on", "id", sqlite_where=_WAITED_FOR, postgresql_where=_WAITED_FOR),
+        Index("handoffs_to_be_claimed", "claim_by", sqlite_where=_UNCLAIMED, postgresql_where=_UNCLAIMED),
     )
 
 

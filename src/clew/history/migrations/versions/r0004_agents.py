@@ -9,6 +9,11 @@ from sqlalchemy.dialects import postgresql
 revision = "0004"
 down_revision = "0003"
 
+_PARTIAL = (
+    ("handoffs_going_on", "id", "finished_at IS NULL AND process_key IS NOT NULL"),
+    ("handoffs_to_be_claimed", "claim_by", "finished_at IS NULL AND accepted_at IS NULL AND claim_by IS NOT NULL"),
+)
+
 
 def upgrade() -> None:
     """Make the tables."""
@@ -131,6 +136,8 @@ def upgrade() -> None:
         sa.Column("depth", sa.Integer(), nullable=False),
         sa.Column("chain", _json(), nullable=True),
         sa.Column("is_loop", sa.Boolean(), nullable=False),
+        sa.Column("is_too_deep", sa.Boolean(), nullable=False),
+        sa.Column("parent_id", sa.String(length=32), nullable=True),
         sa.Column("carrier", _json(), nullable=True),
         sa.Column("handed_at", _time(), nullable=False),
         sa.Column("claim_by", _time(), nullable=True),
@@ -148,6 +155,12 @@ def upgrade() -> None:
         sa.Column("span_id", sa.String(length=16), nullable=True),
         sa.Column("correlation_id", sa.String(length=255), nullable=True),
         sa.Column("recorded_at", _time(), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=True),
+        sa.Column("pid", sa.Integer(), nullable=True),
+        sa.Column("process_started_at", _time(), nullable=True),
+        sa.Column("process_key", sa.String(length=255), nullable=True),
+        sa.Column("heartbeat_at", _time(), nullable=True),
+        sa.Column("heartbeat_s", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("handoffs_by_correlation", "handoffs", ["correlation_id", "id"], unique=False)
@@ -158,10 +171,20 @@ def upgrade() -> None:
         "handoffs_by_task", "handoffs", ["task_id", "id"], unique=False, postgresql_where=sa.text("task_id IS NOT NULL")
     )
     op.create_index("handoffs_by_trace", "handoffs", ["trace_id", "id"], unique=False)
+    op.create_index(
+        "handoffs_by_user", "handoffs", ["user_id", "id"], unique=False, postgresql_where=sa.text("user_id IS NOT NULL")
+    )
+    for name, column, which in _PARTIAL:
+        op.create_index(
+            name, "handoffs", [column], unique=False, sqlite_where=sa.text(which), postgresql_where=sa.text(which)
+        )
 
 
 def downgrade() -> None:
     """Drop them with all that is in them."""
+    for name, _, which in _PARTIAL:
+        op.drop_index(name, table_name="handoffs", sqlite_where=sa.text(which), postgresql_where=sa.text(which))
+    op.drop_index("handoffs_by_user", table_name="handoffs", postgresql_where=sa.text("user_id IS NOT NULL"))
     op.drop_index("handoffs_by_trace", table_name="handoffs")
     op.drop_index("handoffs_by_task", table_name="handoffs", postgresql_where=sa.text("task_id IS NOT NULL"))
     op.drop_index("handoffs_by_target", table_name="handoffs")
