@@ -125,7 +125,15 @@ clew.shutdown()
 
 
 @pytest.mark.parametrize(
-    "given", [{"usd": 0}, {"usd": -1}, {"usd": "many"}, {"usd": float("nan")}, {"usd": 1, "per": "week"}]
+    "given",
+    [
+        {"usd": 0},
+        {"usd": -1},
+        {"usd": "many"},
+        {"usd": float("nan")},
+        {"usd": 1, "per": "week"},
+        {"usd": 1, "agent": "a", "user": "u"},
+    ],
 )
 def test_a_budget_that_is_none_is_reported(captured_telemetry: CapturedTelemetry, given: Any) -> None:
     with pytest.raises(clew.ClewError, match="llm_budget"):

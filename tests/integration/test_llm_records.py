@@ -78,10 +78,15 @@ def test_a_call_is_recorded_with_all_that_is_known_of_it(
     assert row["cost_usd"] == pytest.approx(2.875, rel=1e-4)
     assert 0 <= row["first_token_s"] <= row["duration_s"]
     assert row["started_at"] <= row["recorded_at"]
-    assert sorted(total["grain"] for total in history.all(LlmUsageTotal)) == ["day", "hour"]
-    total = history.all(LlmUsageTotal, grain="day")[0]
-    assert (total["calls"], total["priced"], total["input_tokens"], total["agent"]) == (1, 1, 1_000_000, "topicizer")
-    assert total["cost_usd"] == pytest.approx(row["cost_usd"])
+    totals = history.all(LlmUsageTotal)
+    assert sorted((total["grain"], total["dimension"], total["provider"], total["name"]) for total in totals) == sorted(
+        (grain, *of)
+        for grain in ("day", "hour")
+        for of in (("model", "openai", "gpt-4o"), ("agent", "", "topicizer"), ("user", "", "ada"))
+    )
+    for total in totals:
+        assert (total["calls"], total["priced"], total["input_tokens"]) == (1, 1, 1_000_000)
+        assert total["cost_usd"] == pytest.approx(row["cost_usd"])
 
 
 def test_how_calls_end(history: History) -> None:
@@ -116,7 +121,7 @@ def test_a_cached_answer_costs_and_uses_nothing(history: History) -> None:
         call.cached()
     (row,) = calls(history)
     assert (row["is_cached"], row["cost_usd"], row["input_tokens"]) == (True, 0.0, None)
-    assert [(total["calls"], total["cached"]) for total in history.all(LlmUsageTotal, grain="hour")] == [(1, 1)]
+    assert [(total["calls"], total["cached"]) for total in history.all(LlmUsageTotal, grain="hour")] == [(1, 1)] * 3
 
 
 def test_content_is_recorded_where_it_is_asked_for(history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,9 @@ def answer(request: EchoRequest) -> tuple[int, str, bytes]:
     if request.path.endswith("/responses"):
         if request.json.get("stream"):
             delta = {"type": "response.output_text.delta", "delta": COMPLETION, "item_id": "m", "output_index": 0}
-            events = [delta, {"type": "response.completed", "response": response(), "sequence_number": 2}]
-            said = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
-            return 200, "text/event-stream", said.encode()
+            pieces = [delta, {"type": "response.completed", "response": response(), "sequence_number": 2}]
+            streamed = "".join(f"event: {piece['type']}\ndata: {json.dumps(piece)}\n\n" for piece in pieces)
+            return 200, "text/event-stream", streamed.encode()
         return 200, "application/json", json.dumps(response()).encode()
     if request.json.get("model") == "wrong":
         error = {"message": f"what is {PROMPT}?", "code": "model_not_found", "type": "invalid_request_error"}

@@ -17,6 +17,7 @@ HEAVY = [
     "openai",
     "grpc",
     "requests",
+    "genai_prices",
 ]
 
 

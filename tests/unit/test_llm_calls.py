@@ -134,6 +134,10 @@ def test_a_cost_is_a_finite_sum_that_no_token_lessens(rates: Rates, usage: Usage
         ("anthropic", "claude-3-5-sonnet-latest"),
         ("gcp.gemini", "gemini-2.5-pro"),
         ("x_ai", "grok-3"),
+        ("openai", "gpt-4o"),
+        ("openai", "gpt-5"),
+        ("openai", "text-embedding-3-small"),
+        ("perplexity", "sonar"),
     ],
 )
 @pytest.mark.usefixtures("prices")

@@ -5,11 +5,11 @@ Source: https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from typing import Final
 
 from clew import clock
+from clew.pipeline.tracing import random_bits
 
 ID_LENGTH: Final = 32
 
@@ -21,7 +21,8 @@ def new_id() -> str:
         >>> new_id()[:12] <= new_id()[:12]
         True
     """
-    random = int.from_bytes(os.urandom(10)) & (1 << 76) - 1
+    # Not os.urandom(), which lets go of the interpreter: whoever asks waits until a thread that works is done with its turn
+    random = random_bits(76)
     # After the version's 4 bits come 12 of chance, then the variant's 2 bits and 62 of chance
     high, low = random >> 64, random & (1 << 62) - 1
     made = clock.now_ns() // 1_000_000

@@ -25,7 +25,7 @@ def spent(connection: Connection, *, grain: Literal["hour", "day"], **of: str | 
     Args:
         connection: to the history.
         grain: ``hour`` or ``day``.
-        of: whose calls: ``service``, ``agent`` and ``user_id``; what is ``None`` does not matter.
+        of: whose calls: ``service`` and ``agent`` or ``user``; what is ``None`` does not matter.
     """
     since = begin_of(clock.utc_now(), grain)
     return since, spent_usd(connection, since=since, grain=grain, **of)

@@ -19,9 +19,9 @@ MAX_GROUPS: Final = 500
 """How many groups are told of one by one; those beyond are in the figures of all."""
 
 _GROUPS: Final[dict[By, tuple[Any, ...]]] = {
-    "model": (LlmUsageTotal.provider, LlmUsageTotal.model),
-    "agent": (LlmUsageTotal.agent,),
-    "user": (LlmUsageTotal.user_id,),
+    "model": (LlmUsageTotal.provider, LlmUsageTotal.name),
+    "agent": (LlmUsageTotal.name,),
+    "user": (LlmUsageTotal.name,),
     "day": (LlmUsageTotal.since,),
 }
 _SUMS: Final = columns_of(LlmUsageTotal)[1]
@@ -146,7 +146,10 @@ def report(
     overall = _Sum()
     sums: dict[tuple[Any, ...], _Sum] = {}
     columns = _GROUPS[by]
-    only = () if service is None else (LlmUsageTotal.service == service,)
+    # Each call is counted once in each dimension
+    only = [LlmUsageTotal.dimension == ("model" if by == "day" else by)]
+    if service is not None:
+        only.append(LlmUsageTotal.service == service)
     for key, status, numbers in _totals(connection, columns, since, until, only):
         group = (begin_of(key[0], "day"),) if by == "day" else key
         sums.setdefault(group, _Sum()).add(status, numbers)
@@ -165,19 +168,33 @@ def report(
     )
 
 
-def spent_usd(connection: Connection, *, since: datetime, grain: Literal["hour", "day"], **of: str | None) -> float:
+def spent_usd(
+    connection: Connection,
+    *,
+    since: datetime,
+    grain: Literal["hour", "day"],
+    service: str | None = None,
+    agent: str | None = None,
+    user: str | None = None,
+) -> float:
     """Return what calls cost that began within one hour or one day.
 
     Args:
         connection: to the history.
         since: its beginning, in UTC.
         grain: how long it is.
-        of: whose: ``service``, ``agent`` and ``user_id``; what is ``None`` does not matter.
+        service: of this service's calls only.
+        agent: of this agent's calls only.
+        user: of calls for this user only, where no agent is given.
     """
-    query = select(func.sum(LlmUsageTotal.cost_usd)).where(LlmUsageTotal.grain == grain, LlmUsageTotal.since == since)
-    for name, value in of.items():
-        if value is not None:
-            query = query.where(getattr(LlmUsageTotal, name) == value)
+    dimension, name = ("agent", agent) if agent is not None else ("user", user) if user is not None else ("model", None)
+    query = select(func.sum(LlmUsageTotal.cost_usd)).where(
+        LlmUsageTotal.grain == grain, LlmUsageTotal.dimension == dimension, LlmUsageTotal.since == since
+    )
+    if name is not None:
+        query = query.where(LlmUsageTotal.name == name)
+    if service is not None:
+        query = query.where(LlmUsageTotal.service == service)
     return max(0.0, float(connection.scalar(query) or 0.0))
 
 
@@ -186,7 +203,7 @@ def _totals(
     columns: tuple[Any, ...],
     since: datetime | None,
     until: datetime | None,
-    only: tuple[ColumnElement[bool], ...],
+    only: Sequence[ColumnElement[bool]],
 ) -> Iterator[tuple[tuple[Any, ...], str, dict[str, float]]]:
     """Yield sums by columns and status: of whole days from the totals by day, of what is left at both ends from those by hour."""
     numbers = [func.sum(getattr(LlmUsageTotal, name)) for name in _SUMS]

@@ -148,15 +148,14 @@ def _call(row: Mapping[str, Any]) -> Iterable[tuple[Key, tuple[float, ...]]]:
         row.get("duration_s") or 0.0,
     )
     of = (
-        row["service"],
-        row["provider"],
-        row["model"],
-        row.get("agent") or "",
-        row.get("user_id") or "",
-        row["status"],
+        ("model", row["provider"], row["model"]),
+        ("agent", "", row.get("agent") or ""),
+        ("user", "", row.get("user_id") or ""),
     )
     for grain in ("hour", "day"):
-        yield (grain, begin_of(row["started_at"], grain), *of), numbers
+        since = begin_of(row["started_at"], grain)
+        for dimension, provider, name in of:
+            yield (grain, dimension, since, row["service"], provider, name, row["status"]), numbers
 
 
 _RUN: Final = ("job", "status", "finished_at", "duration_s")

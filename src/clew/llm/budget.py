@@ -76,8 +76,9 @@ class _Watch:
     def _look_at(self, budget: Budget, connection: Connection, recorder: Recorder) -> None:
         from clew.history import llm_budgets
 
-        of = {"service": budget.service, "agent": budget.agent, "user_id": budget.user}
-        since, spent_usd = llm_budgets.spent(connection, grain=budget.per, **of)
+        since, spent_usd = llm_budgets.spent(
+            connection, grain=budget.per, service=budget.service, agent=budget.agent, user=budget.user
+        )
         share = spent_usd / budget.usd
         registry.declared(LLM_BUDGET_USED).set(share, **{"clew.llm.budget": budget.name})
         if share < WARNING_SHARE:
@@ -137,7 +138,7 @@ def llm_budget(
         per: in which time, ``hour`` or ``day``: those of UTC.
         service: of this service's calls only.
         agent: of this agent's calls only.
-        user: of calls for this user only.
+        user: of calls for this user only, not together with an agent.
 
     Example:
         >>> import clew
@@ -150,6 +151,8 @@ def llm_budget(
             raise ValueError(f"usd must be a number of USD above 0, not {amount}")  # noqa: TRY301 - it is told in one place
         if per not in ("hour", "day"):
             raise ValueError(f"per must be 'hour' or 'day', not {str(per)[:50]!r}")  # noqa: TRY301 - the same
+        if agent is not None and user is not None:
+            raise ValueError("it is of an agent or of a user: what one spends for the other is not counted")  # noqa: TRY301 - the same
         named = payload.text(name, max_bytes=_MAX_NAME_BYTES) or "budget"
         _watch.add(Budget(name=named, usd=amount, per=per, service=service, agent=agent, user=user))
         _begin_to_watch()

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from clew import clock
 from clew.diagnostics import report
 from clew.engine import ending
 
@@ -32,8 +33,11 @@ _MAX_PRICE: Final = 1e9
 _FORK_WAIT_S: Final = 5.0
 # The providers whose name in the GenAI conventions the table does not know
 _IN_TABLE: Final = {"x_ai": "x-ai", "gcp.gen_ai": "google", "azure.ai.inference": "azure"}
-# Where a model has no other prices than these, what it costs is a sum of products
-_SIMPLE: Final = frozenset({"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok"})
+# Where nothing but tokens has a price, and theirs do not depend on how many there are, what a call costs is a sum of products
+_OF_TOKENS: Final = {"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok"}
+_OF_CALLS: Final = "requests_kcount"
+# Some prices depend on the date or the time of the day
+_GOOD_FOR_S: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +107,7 @@ class PriceList:
 
     def __init__(self) -> None:
         self._own: dict[str, Rates] = {}
-        self._known: dict[tuple[str, str], Price | None] = {}
+        self._known: dict[tuple[str, str], tuple[float, Price | None]] = {}
         self._lock = threading.RLock()
         self._loading: _Loading | None = None
 
@@ -173,12 +177,14 @@ class PriceList:
             self._loading = None
 
     def _price(self, provider: str, model: str) -> Price | None:
-        key = (provider, model)
-        if key in self._known:
-            return self._known[key]
-        price = _price_in_table(provider, model) if self.is_loaded else None
-        if self.is_loaded and len(self._known) < _MAX_REMEMBERED:
-            self._known[key] = price
+        key, now_s = (provider, model), clock.monotonic_s()
+        good_until_s, price = self._known.get(key, (0.0, None))
+        if now_s < good_until_s or not self.is_loaded:
+            return price
+        price = _price_in_table(provider, model)
+        if len(self._known) >= _MAX_REMEMBERED:
+            self._known.clear()
+        self._known[key] = now_s + _GOOD_FOR_S, price
         return price
 
 
@@ -202,7 +208,6 @@ def _load(loading: _Loading) -> None:
 def _price_in_table(provider: str, model: str) -> Price | None:
     try:
         from genai_prices import calc_price
-        from genai_prices.types import ModelPrice
         from genai_prices.types import Usage as TableUsage
     except Exception:
         return None
@@ -223,16 +228,16 @@ def _price_in_table(provider: str, model: str) -> Price | None:
             return None
 
     try:
-        prices = calc_price(TableUsage(), model_ref, provider_id=provider_id).model.prices
+        found = calc_price(TableUsage(), model_ref, provider_id=provider_id).model_price
     except Exception:
         # It has no price
         return None
-    if isinstance(prices, ModelPrice):
-        amounts = {name: amount for name, amount in vars(prices).items() if amount is not None}
+    amounts = {name: amount for name, amount in vars(found).items() if amount is not None}
+    of_tokens = {name.removesuffix("_mtok"): amount for name, amount in amounts.items() if name in _OF_TOKENS}
+    if of_tokens and _OF_CALLS not in amounts:
         with contextlib.suppress(TypeError, ValueError):
-            if amounts.keys() <= _SIMPLE:
-                # A sum of products takes a thousandth of what asking the table does; what depends on more is asked for each time
-                return _rates({name.removesuffix("_mtok"): float(amount) for name, amount in amounts.items()})
+            # A thousandth of what asking the table takes; what depends on more is asked for each time
+            return _rates({name: float(amount) for name, amount in of_tokens.items()})
     return of_table
 
 

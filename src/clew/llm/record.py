@@ -44,7 +44,12 @@ def row_of(recorder: Recorder, **columns: Any) -> dict[str, Any]:
     row = recorder.row(**columns)
     row["id"] = new_id()
     for name in _NAMES:
-        row[name] = payload.text(row.get(name), max_bytes=_MAX_NAME_BYTES)
+        value = row.get(name)
+        # Nearly always they are fit as they are
+        if value is not None and not (
+            type(value) is str and value.isascii() and value.isprintable() and len(value) <= 64
+        ):
+            row[name] = payload.text(value, max_bytes=_MAX_NAME_BYTES)
     for name in ("provider", "model"):
         row[name] = row[name] or ""
     row["operation"] = payload.text(row["operation"], max_bytes=_MAX_OPERATION_BYTES) or ""

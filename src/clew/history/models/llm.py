@@ -55,18 +55,23 @@ class LlmCall(Recorded, Base):
 
 
 class LlmUsageTotal(Base):
-    """What was used in an hour and in a day, by whom, of which model."""
+    """What was used in an hour and in a day: of which model, by which agent, and for which user, each counted by itself.
+
+    Not by all of them together: where there are many users, that would be nearly a total for each call.
+    """
 
     __tablename__ = "llm_usage_totals"
 
     grain: Mapped[str] = mapped_column(String(8), primary_key=True)
     """``hour`` or ``day``, both in UTC."""
+    dimension: Mapped[str] = mapped_column(String(8), primary_key=True)
+    """``model``, ``agent`` or ``user``: each call is counted once in each of them."""
     since: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
     service: Mapped[str] = mapped_column(Name, primary_key=True)
     provider: Mapped[str] = mapped_column(Name, primary_key=True)
-    model: Mapped[str] = mapped_column(Name, primary_key=True)
-    agent: Mapped[str] = mapped_column(Name, primary_key=True)
-    user_id: Mapped[str] = mapped_column(Name, primary_key=True)
+    """Of a model; else empty."""
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    """Of the model, the agent or the user; empty where a call has none."""
     status: Mapped[str] = mapped_column(String(16), primary_key=True)
     calls: Mapped[int] = mapped_column(Integer)
     cached: Mapped[int] = mapped_column(Integer)

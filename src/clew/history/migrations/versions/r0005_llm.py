@@ -62,12 +62,11 @@ def upgrade() -> None:
     op.create_table(
         "llm_usage_totals",
         sa.Column("grain", sa.String(length=8), nullable=False),
+        sa.Column("dimension", sa.String(length=8), nullable=False),
         sa.Column("since", _time(), nullable=False),
         sa.Column("service", sa.String(length=255), nullable=False),
         sa.Column("provider", sa.String(length=255), nullable=False),
-        sa.Column("model", sa.String(length=255), nullable=False),
-        sa.Column("agent", sa.String(length=255), nullable=False),
-        sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("calls", sa.Integer(), nullable=False),
         sa.Column("cached", sa.Integer(), nullable=False),
@@ -77,7 +76,7 @@ def upgrade() -> None:
         sa.Column("cache_read_tokens", sa.BigInteger(), nullable=False),
         sa.Column("cost_usd", sa.Float(), nullable=False),
         sa.Column("duration_s", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("grain", "since", "service", "provider", "model", "agent", "user_id", "status"),
+        sa.PrimaryKeyConstraint("grain", "dimension", "since", "service", "provider", "name", "status"),
         sqlite_with_rowid=False,
     )
     op.create_table(
