@@ -119,10 +119,11 @@ class AgentTask(Operation):
         if self.context is None or self._pid != os.getpid():
             # A child that was forked within the task ends nothing of its parent's
             return
-        is_first = tasks.claim(self)
+        # Should the end of the process have marked it, its record tells what came of it after all
+        tasks.claim(self)
         super().finish(error)
         try:
-            self._keep_end(error, is_first=is_first)
+            self._keep_end(error)
         except Exception as problem:
             if is_strict():
                 raise
@@ -177,17 +178,16 @@ class AgentTask(Operation):
             parent_id = before.record_id if before is not None else None
             record.begun(context, self.attributes, attempt=self._attempt, parent_id=parent_id, taken=self._taken)
 
-    def _keep_end(self, error: BaseException | None, *, is_first: bool) -> None:
+    def _keep_end(self, error: BaseException | None) -> None:
         failed = isinstance(error, Exception) or (self.error_type is not None and not self._interrupted)
         left = self._interrupted or not (error is None or isinstance(error, (Exception, GeneratorExit)))
         status = "failed" if failed else "cancelled" if left else "completed"
         if self._known is not None:
             error_type = self.error_type if status == "failed" else None
             registry.ended(self._known, error_type, completed=status == "completed")
-        if is_first or self._record is not None:
-            cause = self._error if self._error is not None else error
-            message = self._message or (logs._message(error) if error is not None else "")
-            self._end_record(status, (self.error_type if status != "completed" else None, message, cause))
+        cause = self._error if self._error is not None else error
+        message = self._message or (logs._message(error) if error is not None else "")
+        self._end_record(status, (self.error_type if status != "completed" else None, message, cause))
 
     def _end_record(self, status: str, failure: tuple[str | None, str, BaseException | None]) -> None:
         if self._record is not None:
