@@ -35,6 +35,8 @@ from clew.llm.memory import memory_operation
 from clew.llm.prices import llm_prices
 from clew.llm.retrieval import retrieval
 from clew.llm.tool import tool_call
+from clew.queues.envelope import MessageError
+from clew.queues.hand_made import message_process, message_send
 from clew.settings import Settings, SettingsError
 from clew.work.cache import cache
 from clew.work.document import document_processed
@@ -45,6 +47,7 @@ __all__ = [
     "ClewError",
     "HealthReport",
     "HealthResult",
+    "MessageError",
     "Operation",
     "Settings",
     "SettingsError",
@@ -80,6 +83,8 @@ __all__ = [
     "llm_router",
     "maintenance",
     "memory_operation",
+    "message_process",
+    "message_send",
     "prometheus_text",
     "retrieval",
     "serve_worker",

@@ -99,6 +99,10 @@ THE_REST = """
     ):
         assert time.monotonic() < deadline + 120, clew.summary("clew.llm.budget.used")
         time.sleep(0.02)
+    with clew.message_process("catalogue", b"1") as message:
+        again = message.retry()
+    with clew.message_process("catalogue", again) as message:
+        message.dead_letter("as it must")
 
     @clew.job("fails")
     def fails():

@@ -64,6 +64,20 @@ QUEUE_REJECTED = Metric(
     description="Messages whose envelope could not be read.",
     labels=(semconv.MESSAGING_DESTINATION_NAME, semconv.ERROR_TYPE),
 )
+QUEUE_REDELIVERIES = Metric(
+    name="clew.queue.redeliveries",
+    type="counter",
+    unit="{message}",
+    description="Messages that were delivered again, after a try that did not end well.",
+    labels=(semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME),
+)
+QUEUE_DEAD_LETTERS = Metric(
+    name="clew.queue.dead_letters",
+    type="counter",
+    unit="{message}",
+    description="Messages that consumers gave up.",
+    labels=(semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME),
+)
 JOB_LATENESS = Metric(
     name="clew.job.lateness",
     type="histogram",

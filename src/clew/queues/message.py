@@ -11,12 +11,19 @@ from opentelemetry.context import Context
 from clew import clock
 from clew.catalog import semconv
 from clew.catalog.kind import Metric, OperationKind
-from clew.catalog.metrics import MESSAGES_CONSUMED, MESSAGES_SENT, QUEUE_REJECTED, QUEUE_WAIT
+from clew.catalog.metrics import (
+    MESSAGES_CONSUMED,
+    MESSAGES_SENT,
+    QUEUE_DEAD_LETTERS,
+    QUEUE_REDELIVERIES,
+    QUEUE_REJECTED,
+    QUEUE_WAIT,
+)
 from clew.catalog.operations import MESSAGE_PROCESS, MESSAGE_SEND
 from clew.engine.context import Carried, extract, is_valid_correlation_id, with_correlation_id
 from clew.engine.metrics import registry
 from clew.engine.operation import Linkable, Operation
-from clew.queues.record import ABSENT, SOURCE, TYPE, USER, header_text, keep, service_name
+from clew.queues.record import ABSENT, REDELIVERY_COUNT, SOURCE, TYPE, USER, header_text, keep, service_name
 
 SENT_AT_HEADER: Final = "clew-sent-at"
 """The header of a message in which its producer writes when it sent it, in seconds since the epoch."""
@@ -103,10 +110,10 @@ class MessageProcess(Operation):
     def finish(self, error: BaseException | None = None) -> None:
         """End the processing, count the messages and record them."""
         super().finish(error)
-        count_consumed(self)
         if self.outcome is None:
             # What was cancelled has not finished: the broker has the message still, or again
             self.outcome = "processed" if self.error_type is None else "returned" if self._interrupted else "failed"
+        count_consumed(self, given_up=self.outcome == "dead_lettered")
         waits_s, sent_at = self._told
         keep(
             self,
@@ -146,7 +153,7 @@ def new_send(
         >>> with new_send("redis", "documents") as sending:
         ...     headers = sending.headers()
     """
-    given = _attributes(system, destination, "send", attributes)
+    given = attributes_of(system, destination, "send", attributes)
     given[SOURCE] = service_name()
     return MessageSend(MESSAGE_SEND, given, parent=parent)
 
@@ -176,12 +183,12 @@ def new_process(
         >>> with new_process("redis", "documents", {"clew-sent-at": "1700000000.0"}) as processing:
         ...     processing.set("topic", "news")
     """
-    given = _attributes(system, destination, "process", attributes)
+    given = attributes_of(system, destination, "process", attributes)
     if isinstance(headers, Mapping):
         carried = _correlated(extract(headers), correlation_id)
         tell_sender(given, headers)
         one = MessageProcess(MESSAGE_PROCESS, given, parent=carried, links=(carried, *earlier_tries))
-        _keep_told(one, (headers,))
+        keep_told(one, (headers,))
         return one
     batch = list(headers)
     given[semconv.MESSAGING_BATCH_MESSAGE_COUNT] = len(batch)
@@ -196,7 +203,7 @@ def new_process(
     # Messages that were sent together share their send span: one link says it
     distinct = {carried.span_context.span_id: carried for carried in links}
     many = MessageProcess(MESSAGE_PROCESS, given, parent=parent, links=(*distinct.values(), *earlier_tries), root=True)
-    _keep_told(many, batch)
+    keep_told(many, batch)
     return many
 
 
@@ -206,7 +213,10 @@ def _correlated(carried: Carried, correlation_id: str | None) -> Carried:
     return carried
 
 
-def _attributes(system: str, destination: str, operation: str, more: Mapping[str, Any] | None) -> dict[str, Any]:
+def attributes_of(
+    system: str, destination: str, operation: str, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the attributes that every operation on messages has."""
     return {
         semconv.MESSAGING_SYSTEM: system,
         semconv.MESSAGING_DESTINATION_NAME: destination,
@@ -241,7 +251,8 @@ def header_of(headers: Mapping[Any, Any], name: str) -> str | None:
     return text.decode("latin-1") if isinstance(text, bytes) else text
 
 
-def _keep_told(processing: MessageProcess, messages: Iterable[Mapping[Any, Any]]) -> None:
+def keep_told(processing: MessageProcess, messages: Iterable[Mapping[Any, Any]]) -> None:
+    """Keep what the headers say of how long messages waited."""
     waits_s = [waiting_s for headers in messages if (waiting_s := waited_s(headers)) is not None]
     if waits_s:
         # Of a batch, the message that waited longest
@@ -270,9 +281,19 @@ def waited_s(headers: Mapping[Any, Any]) -> float | None:
     return waiting_s if math.isfinite(waiting_s) else None
 
 
-def count_consumed(operation: Operation) -> None:
-    """Count the messages that an operation works on: its attributes are those of messaging."""
-    _count(MESSAGES_CONSUMED, operation, _messages(operation))
+def count_consumed(operation: Operation, *, given_up: bool = False) -> None:
+    """Count the messages that an operation works on.
+
+    Args:
+        operation: its attributes are those of messaging.
+        given_up: whether they were given up.
+    """
+    messages = _messages(operation)
+    _count(MESSAGES_CONSUMED, operation, messages)
+    if operation.attributes.get(REDELIVERY_COUNT):
+        _count(QUEUE_REDELIVERIES, operation, messages)
+    if given_up:
+        _count(QUEUE_DEAD_LETTERS, operation, messages)
 
 
 def _duration_s(operation: Operation) -> float:

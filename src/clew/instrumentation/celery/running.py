@@ -88,14 +88,16 @@ class TaskRun(JobRun):
         super().finish(error)
         if semconv.MESSAGING_SYSTEM not in self.attributes:
             return
-        count_consumed(self)
-        status = str(self.attributes.get(STATUS))
+        status = _STATUSES.get(str(self.attributes.get(OUTCOME))) or _STATUSES.get(
+            str(self.attributes.get(STATUS)), "failed"
+        )
+        count_consumed(self, given_up=status == "dead_lettered")
         keep(
             self,
             body=self.body,
             error=error,
             direction="received",
-            status=_STATUSES.get(str(self.attributes.get(OUTCOME)), _STATUSES.get(status, "failed")),
+            status=status,
             type=payload.text(self.attributes["clew.job.name"], max_bytes=255),
             source=self.told.source,
             message_id=payload.text(self.occasion.job_id, max_bytes=255),
