@@ -25,8 +25,9 @@ from clew.engine.spans import span, trace_id
 from clew.engine.summary import summary
 from clew.health.check import HealthReport, HealthResult
 from clew.health.monitor import check_health, health_check, unwatch, watch
+from clew.health.queue_watch import unwatch_queue, watch_queue
 from clew.health.startup import startup
-from clew.http.facade import health_router, jobs_router, llm_router, serve_worker
+from clew.http.facade import health_router, jobs_router, llm_router, queues_router, serve_worker
 from clew.instrumentation.registry import instrument
 from clew.jobs.run import job
 from clew.llm.budget import llm_budget
@@ -86,6 +87,7 @@ __all__ = [
     "message_process",
     "message_send",
     "prometheus_text",
+    "queues_router",
     "retrieval",
     "serve_worker",
     "shutdown",
@@ -97,6 +99,8 @@ __all__ = [
     "tool_call",
     "trace_id",
     "unwatch",
+    "unwatch_queue",
     "up_down_counter",
     "watch",
+    "watch_queue",
 ]

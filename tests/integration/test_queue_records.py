@@ -49,7 +49,7 @@ def through_the_broker(url: str, handle: Callable[[Any], Any], *bodies: Any, **h
     handled: list[Any] = []
 
     async def main() -> None:
-        broker = clew.instrument(RedisBroker(url))
+        broker: RedisBroker = clew.instrument(RedisBroker(url))
 
         @broker.subscriber(list="documents")
         async def work(body: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ def test_what_became_of_a_message_is_told(history: History, valkey_url: str, err
 
 def test_a_message_that_nobody_can_read_is_told(history: History, valkey_url: str) -> None:
     async def main() -> None:
-        broker = clew.instrument(RedisBroker(valkey_url))
+        broker: RedisBroker = clew.instrument(RedisBroker(valkey_url))
 
         @broker.subscriber(list="documents")
         async def work(body: Document) -> None:
@@ -122,7 +122,7 @@ def test_a_message_that_nobody_can_read_is_told(history: History, valkey_url: st
 
 def test_a_broker_that_is_away_is_told(history: History) -> None:
     async def main() -> None:
-        broker = clew.instrument(RedisBroker("redis://127.0.0.1:9"))
+        broker: RedisBroker = clew.instrument(RedisBroker("redis://127.0.0.1:9"))
         async with broker:
             await broker.publish({}, list="documents")
 

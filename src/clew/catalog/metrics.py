@@ -78,6 +78,25 @@ QUEUE_DEAD_LETTERS = Metric(
     description="Messages that consumers gave up.",
     labels=(semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME),
 )
+_WATCHED = (
+    semconv.MESSAGING_SYSTEM,
+    semconv.MESSAGING_DESTINATION_NAME,
+    semconv.MESSAGING_CONSUMER_GROUP_NAME,
+)
+QUEUE_DEPTH = Metric(
+    name="clew.queue.depth",
+    type="gauge",
+    unit="{message}",
+    description="Messages that wait in a watched queue, or that a consumer has and did not acknowledge.",
+    labels=_WATCHED,
+)
+QUEUE_OLDEST_AGE = Metric(
+    name="clew.queue.oldest.age",
+    type="gauge",
+    unit="s",
+    description="How long the oldest message in a watched queue has waited.",
+    labels=_WATCHED,
+)
 JOB_LATENESS = Metric(
     name="clew.job.lateness",
     type="histogram",
