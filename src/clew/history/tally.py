@@ -137,8 +137,10 @@ def _message(row: Mapping[str, Any]) -> Iterable[tuple[Key, tuple[float, ...]]]:
         _bounded("type", row.get("type")),
         _bounded("source", row.get("source")),
     )
-    for grain in ("minute", "hour", "day"):
-        yield (grain, begin_of(row["recorded_at"], grain), *of), numbers
+    minute = begin_of(row["recorded_at"], "minute")
+    hour = minute.replace(minute=0)
+    for grain, since in (("minute", minute), ("hour", hour), ("day", hour.replace(hour=0))):
+        yield (grain, since, *of), numbers
 
 
 def _task(row: Mapping[str, Any]) -> Iterable[tuple[Key, tuple[float, ...]]]:

@@ -210,7 +210,15 @@ def header_text(value: Any) -> str:
 
 
 def _name(value: Any) -> str | None:
+    if type(value) is str and len(value) <= _MAX_NAME_BYTES:
+        return _known_name(value)
     return None if value is None else payload.text(value, max_bytes=_MAX_NAME_BYTES)
+
+
+@lru_cache(maxsize=1_024)
+def _known_name(value: str) -> str | None:
+    # Queues, types and sources are mostly the same ones
+    return payload.text(value, max_bytes=_MAX_NAME_BYTES)
 
 
 def _attempt(attributes: Mapping[str, Any]) -> int:
