@@ -26,8 +26,9 @@ from clew.engine.spans import span, trace_id
 from clew.engine.summary import summary
 from clew.health.check import HealthReport, HealthResult
 from clew.health.monitor import check_health, health_check, unwatch, watch
+from clew.health.queue_watch import unwatch_queue, watch_queue
 from clew.health.startup import startup
-from clew.http.facade import agents_router, health_router, jobs_router, llm_router, serve_worker
+from clew.http.facade import agents_router, health_router, jobs_router, llm_router, queues_router, serve_worker
 from clew.instrumentation.registry import instrument
 from clew.jobs.run import job
 from clew.llm.budget import llm_budget
@@ -36,6 +37,8 @@ from clew.llm.memory import memory_operation
 from clew.llm.prices import llm_prices
 from clew.llm.retrieval import retrieval
 from clew.llm.tool import tool_call
+from clew.queues.envelope import MessageError
+from clew.queues.hand_made import message_process, message_send
 from clew.settings import Settings, SettingsError
 from clew.work.cache import cache
 from clew.work.document import document_processed
@@ -46,6 +49,7 @@ __all__ = [
     "ClewError",
     "HealthReport",
     "HealthResult",
+    "MessageError",
     "Operation",
     "Settings",
     "SettingsError",
@@ -82,7 +86,10 @@ __all__ = [
     "llm_router",
     "maintenance",
     "memory_operation",
+    "message_process",
+    "message_send",
     "prometheus_text",
+    "queues_router",
     "retrieval",
     "serve_worker",
     "shutdown",
@@ -94,6 +101,8 @@ __all__ = [
     "tool_call",
     "trace_id",
     "unwatch",
+    "unwatch_queue",
     "up_down_counter",
     "watch",
+    "watch_queue",
 ]

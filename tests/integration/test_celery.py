@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,6 +64,18 @@ class Shop:
             connection.row_factory = sqlite3.Row
             query = "SELECT * FROM job_runs WHERE job_id = ? ORDER BY id"
             return [dict(row) for row in connection.execute(query, (task_id,))]
+
+    def messages(self, task_id: str, count: int) -> list[dict[str, Any]]:
+        """The records of a task's messages in the worker's processes, by their time."""
+
+        def found() -> list[dict[str, Any]]:
+            with sqlite3.connect(self.database) as connection:
+                connection.row_factory = sqlite3.Row
+                query = "SELECT * FROM queue_messages WHERE message_id = ? ORDER BY id"
+                return [dict(row) for row in connection.execute(query, (task_id,))]
+
+        eventually(lambda: len(found()) == count, f"{count} records of the messages of {task_id}")
+        return found()
 
     def row(self, task_id: str) -> dict[str, Any]:
         """The only record of a task."""
@@ -166,6 +179,16 @@ def test_one_trace_from_the_request_through_the_worker_to_a_nested_task(
     assert (row["result"], row["error_type"]) == (2, None)
     assert row["scheduled_at"] <= row["started_at"] <= row["finished_at"]
     assert row["pid"] != shop.worker.process.pid
+
+    message, received = shop.messages(inner, 2)
+    assert (message["direction"], message["status"], message["span_id"]) == ("sent", "sent", between.span_id)
+    assert (received["direction"], received["status"], received["span_id"]) == (
+        "received",
+        "processed",
+        second.span_id,
+    )
+    assert (received["queue"], received["type"], received["source"]) == ("work", "shop.add", "shop")
+    assert json.loads(received["payload"]) == json.loads(message["payload"]) == {"args": [1, 1], "kwargs": {}}
 
 
 def test_each_line_leaves_once_and_in_its_trace(app: Any, shop: Shop) -> None:
@@ -285,6 +308,8 @@ def test_what_a_task_says_of_its_message(app: Any, shop: Shop) -> None:
     assert (second.attributes["clew.job.status"], second.trace_id) == ("completed", first.trace_id)
     assert second.attributes["clew.queue.redelivery_count"] == 1
     assert [link.span_id for link in second.links] == [first.span_id]
+    assert [message["status"] for message in shop.messages(requeued.id, 2)] == ["returned", "processed"]
+    assert [message["status"] for message in shop.messages(rejected.id, 1)] == ["dead_lettered"]
     run = shop.run(left.id)
     assert (run.attributes["clew.job.status"], run.attributes["error.type"]) == ("failed", "SystemExit")
 

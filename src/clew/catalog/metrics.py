@@ -64,6 +64,39 @@ QUEUE_REJECTED = Metric(
     description="Messages whose envelope could not be read.",
     labels=(semconv.MESSAGING_DESTINATION_NAME, semconv.ERROR_TYPE),
 )
+QUEUE_REDELIVERIES = Metric(
+    name="clew.queue.redeliveries",
+    type="counter",
+    unit="{message}",
+    description="Messages that were delivered again, after a try that did not end well.",
+    labels=(semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME),
+)
+QUEUE_DEAD_LETTERS = Metric(
+    name="clew.queue.dead_letters",
+    type="counter",
+    unit="{message}",
+    description="Messages that consumers gave up.",
+    labels=(semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME),
+)
+_WATCHED = (
+    semconv.MESSAGING_SYSTEM,
+    semconv.MESSAGING_DESTINATION_NAME,
+    semconv.MESSAGING_CONSUMER_GROUP_NAME,
+)
+QUEUE_DEPTH = Metric(
+    name="clew.queue.depth",
+    type="gauge",
+    unit="{message}",
+    description="Messages that wait in a watched queue, or that a consumer has and did not acknowledge.",
+    labels=_WATCHED,
+)
+QUEUE_OLDEST_AGE = Metric(
+    name="clew.queue.oldest.age",
+    type="gauge",
+    unit="s",
+    description="How long the oldest message in a watched queue has waited.",
+    labels=_WATCHED,
+)
 JOB_LATENESS = Metric(
     name="clew.job.lateness",
     type="histogram",

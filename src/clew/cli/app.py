@@ -23,7 +23,7 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_COMMANDS: Final = ("run", "demo", "console", "doctor", "jobs", "agents", "llm", "db", "archive")
+_COMMANDS: Final = ("run", "demo", "console", "doctor", "jobs", "queues", "agents", "llm", "db", "archive")
 
 
 def _version(*, wanted: bool) -> None:

@@ -14,8 +14,11 @@ from clew.pipeline.tracing import random_bits
 ID_LENGTH: Final = 32
 
 
-def new_id() -> str:
+def new_id(made_ns: int | None = None) -> str:
     """Return a UUID of version 7 as 32 hexadecimal digits.
+
+    Args:
+        made_ns: its time in nanoseconds since the epoch; by default now.
 
     Example:
         >>> new_id()[:12] <= new_id()[:12]
@@ -25,7 +28,7 @@ def new_id() -> str:
     random = random_bits(76)
     # After the version's 4 bits come 12 of chance, then the variant's 2 bits and 62 of chance
     high, low = random >> 64, random & (1 << 62) - 1
-    made = clock.now_ns() // 1_000_000
+    made = (clock.now_ns() if made_ns is None else made_ns) // 1_000_000
     return f"{made << 80 | 7 << 76 | (high & 0xFFF) << 64 | 2 << 62 | low:032x}"
 
 

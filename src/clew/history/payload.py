@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from clew.pipeline.coercion import attribute_value, limited
+from clew.pipeline.coercion import attribute_value, clean, limited
 
 Redact = Callable[[str, Any], Any]
 
@@ -90,7 +90,7 @@ def _plain(value: Any, max_length: int) -> Any:
     if value is None or type(value) is bool:
         return value
     if isinstance(value, Mapping):
-        return {_storable(str(key)): _plain(item, max_length) for key, item in value.items()}
+        return {_storable(clean(str(key), max_length)): _plain(item, max_length) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(item, max_length) for item in value]
     known = attribute_value(value, max_length=max_length + 1)

@@ -62,8 +62,15 @@ class Chore:
 
 @dataclass(slots=True, eq=False)
 class _Queued:
-    change: Change
+    given: Change | Callable[[], Change]
     done: Future[bool] | None = field(default=None)
+
+    @property
+    def change(self) -> Change:
+        """The row; made now where the app's thread has left that to this one."""
+        if not isinstance(self.given, Change):
+            self.given = self.given()
+        return self.given
 
     def settle(self, *, committed: bool) -> None:
         if self.done is not None:
@@ -141,9 +148,20 @@ class Recorder:
 
     def record(self, change: Change) -> None:
         """Have a row written with the next batch; never waits."""
+        self._record(change)
+
+    def record_later(self, make: Callable[[], Change]) -> None:
+        """Have a row made by the thread that writes it, with the next batch; never waits.
+
+        Args:
+            make: returns the row, and never raises; what it needs must not change meanwhile.
+        """
+        self._record(make)
+
+    def _record(self, given: Change | Callable[[], Change]) -> None:
         if not self._recording:
             self._recording_due = clock.monotonic_s() + RECORD_INTERVAL_S
-        self._queue(self._recording, _Queued(change))
+        self._queue(self._recording, _Queued(given))
 
     def steer(self, change: Change) -> Future[bool]:
         """Have a row committed at once.

@@ -108,12 +108,39 @@ def _run(grain: Grain) -> Counted:
     return counted
 
 
+MAX_DISTINCT: Final = 500
+OTHER: Final = "(other)"
+"""Stands for what there were too many of, in totals."""
+
+_known: Final[dict[str, set[str]]] = {"queue": set(), "type": set(), "source": set()}
+
+
+def _bounded(column: str, value: str | None) -> str:
+    """Return what totals are told apart by: a producer may make up a type, or a queue, for each message."""
+    if not value:
+        return ""
+    known = _known[column]
+    if value not in known:
+        if len(known) >= MAX_DISTINCT:
+            return OTHER
+        known.add(value)
+    return value
+
+
 def _message(row: Mapping[str, Any]) -> Iterable[tuple[Key, tuple[float, ...]]]:
     messages, wait_s = row.get("messages", 1), row.get("wait_s")
     numbers = (messages, 0 if wait_s is None else messages, (wait_s or 0.0) * messages, row.get("duration_s") or 0.0)
-    of = (row["queue"], row["direction"], row["status"], row.get("type") or "", row.get("source") or "")
-    for grain in ("minute", "hour", "day"):
-        yield (grain, begin_of(row["recorded_at"], grain), *of), numbers
+    of = (
+        _bounded("queue", row["queue"]),
+        row["direction"],
+        row["status"],
+        _bounded("type", row.get("type")),
+        _bounded("source", row.get("source")),
+    )
+    minute = begin_of(row["recorded_at"], "minute")
+    hour = minute.replace(minute=0)
+    for grain, since in (("minute", minute), ("hour", hour), ("day", hour.replace(hour=0))):
+        yield (grain, since, *of), numbers
 
 
 def _task(row: Mapping[str, Any]) -> Iterable[tuple[Key, tuple[float, ...]]]:
@@ -219,7 +246,7 @@ def count(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]],
         return
     known: dict[str, Mapping[str, Any]] = {}
     # Also those that are not over: another process may be about to mark them
-    query = _known(connection.dialect.name, table)
+    query = _before(connection.dialect.name, table)
     for found in connection.execute(query, {"ids": sorted({row["id"] for row in new})}):
         known[found.id] = dict(found._mapping)
     changes: list[tuple[Mapping[str, Any], int]] = []
@@ -310,7 +337,7 @@ def _addition(dialect: str, totals: type[Base]) -> Any:
 
 
 @lru_cache
-def _known(dialect: str, table_name: str) -> Any:
+def _before(dialect: str, table_name: str) -> Any:
     table = Base.metadata.tables[table_name]
     query = select(table.c.id, *(table.c[name] for name in reads(table_name)))
     query = query.where(table.c.id.in_(bindparam("ids", expanding=True))).order_by(table.c.id)

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import wrapt
 from faststream import BaseMiddleware
 from faststream._internal.broker import BrokerUsecase
-from faststream.exceptions import IgnoredException, NackMessage
+from faststream.exceptions import IgnoredException, NackMessage, RejectMessage
 from faststream.message import StreamMessage
 from faststream.message.source_type import SourceType
 from faststream.response import PublishCommand
@@ -29,7 +29,16 @@ from opentelemetry.trace import SpanContext
 from clew import clock
 from clew.catalog import semconv
 from clew.diagnostics import report
-from clew.queues.message import REDELIVERY_COUNT, MessageProcess, MessageSend, message_process, message_send
+from clew.queues.message import (
+    TYPE_HEADER,
+    USER_HEADER,
+    MessageProcess,
+    MessageSend,
+    header_of,
+    new_process,
+    new_send,
+)
+from clew.queues.record import REDELIVERY_COUNT, TYPE, USER, type_of
 
 T = TypeVar("T")
 
@@ -46,6 +55,7 @@ _SYSTEMS: Final = {
 }
 # What subscribers of the several brokers call their source in their log context
 _SOURCES: Final = ("channel", "topic", "subject", "queue", "destination")
+_OUTCOMES: Final[dict[type[BaseException], str]] = {NackMessage: "returned", RejectMessage: "dead_lettered"}
 _MAX_REMEMBERED_TRIES: Final = 1_000
 
 
@@ -120,10 +130,19 @@ class _Scope(BaseMiddleware[Any, Any]):
                 attributes[semconv.MESSAGING_BATCH_MESSAGE_COUNT] = len(cmd.batch_bodies)
             parent = self._processing.context if self._processing is not None else None
             destination = TEMPORARY if reply else str(cmd.destination)
-            return message_send(self._system, destination, attributes, parent=parent)
+            headers = cmd.headers or {}
+            bodies = cmd.batch_bodies
+            body = bodies[0] if bodies else None
+            if (kind := header_of(headers, TYPE_HEADER) or type_of(body)) is not None:
+                attributes[TYPE] = kind
+            if (user := header_of(headers, USER_HEADER)) is not None:
+                attributes[USER] = user
+            sending = new_send(self._system, destination, attributes, parent=parent)
+            sending.body = list(bodies) if len(bodies) > 1 else body
         except Exception as error:
             report("instrument faststream", error)
             return None
+        return sending
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]) -> Any:
         handler = self.context.get_local("handler_")
@@ -150,7 +169,7 @@ class _Scope(BaseMiddleware[Any, Any]):
             if redeliveries:
                 attributes[REDELIVERY_COUNT] = redeliveries
             earlier = _tries.take(self._key)
-            processing = message_process(
+            processing = new_process(
                 self._system,
                 destination,
                 msg.batch_headers or msg.headers,
@@ -158,6 +177,7 @@ class _Scope(BaseMiddleware[Any, Any]):
                 earlier_tries=(earlier,) if earlier is not None else (),
                 correlation_id=msg.correlation_id,
             )
+            processing.body = msg.body
             processing.begin()
         except Exception as error:
             report("instrument faststream", error)
@@ -185,6 +205,7 @@ class _Scope(BaseMiddleware[Any, Any]):
         if isinstance(error, IgnoredException):
             # How a handler says what becomes of the message: no failure
             processing.set("clew.queue.outcome", type(error).__name__)
+            processing.outcome = _OUTCOMES.get(type(error))
         if error is not None and (not isinstance(error, IgnoredException) or isinstance(error, NackMessage)):
             _tries.remember(self._key, trace.get_current_span(processing.context).get_span_context())
         if isinstance(error, Exception) and await _is_unreadable(self._message, error):
@@ -200,7 +221,7 @@ class _Scope(BaseMiddleware[Any, Any]):
         if handler is None or self._message is not None:
             return
         attributes = {"clew.queue.outcome": "rejected", **_group(handler)}
-        processing = message_process(self._system, _destination(handler), {}, attributes)
+        processing = new_process(self._system, _destination(handler), {}, attributes)
         processing.begin(start_time_ns=self._received_ns)
         processing.reject(error)
 

@@ -266,6 +266,8 @@ class Settings(BaseSettings):
     """Whether tables in PostgreSQL are made and changed without being asked to by ``clew db upgrade``, as those in SQLite are."""
     payload_max_bytes: int = Field(default=16_384, ge=256)
     """How much is kept of a result, of metadata, of a message's body, of a traceback."""
+    message_payloads: bool = True
+    """Whether records of messages have the messages' bodies, redacted and capped."""
     heartbeat_s: float = Field(default=10.0, ge=0.1, le=3600)
     """How often a process says that its runs go on; one that is silent for four times as long is ``lost``."""
     handoff_max_depth: int = Field(default=16, ge=1)

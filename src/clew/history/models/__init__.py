@@ -7,7 +7,7 @@ from clew.history.models.columns import MAX_NAME_LENGTH, Base, UtcDateTime
 from clew.history.models.health import HealthCheck
 from clew.history.models.jobs import JobCommand, JobRun, JobRunDailyTotal, JobRunTotal, ScheduledJob
 from clew.history.models.llm import LlmBudgetAlarm, LlmCall, LlmUsageTotal
-from clew.history.models.messages import QueueMessage, QueueMessageTotal
+from clew.history.models.messages import QueueDepth, QueueMessage, QueueMessageTotal
 
 __all__ = [
     "MAX_NAME_LENGTH",
@@ -25,6 +25,7 @@ __all__ = [
     "LlmBudgetAlarm",
     "LlmCall",
     "LlmUsageTotal",
+    "QueueDepth",
     "QueueMessage",
     "QueueMessageTotal",
     "ScheduledJob",

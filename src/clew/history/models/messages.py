@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, Index, Integer, String, Text, text
+from sqlalchemy import BigInteger, Float, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from clew.history.ids import ID_LENGTH
 from clew.history.models.columns import Base, Json, Name, Recorded, UtcDateTime
 
 
@@ -73,3 +74,23 @@ class QueueMessageTotal(Base):
     duration_s: Mapped[float] = mapped_column(Float)
 
     __table_args__ = ({"sqlite_with_rowid": False},)
+
+
+class QueueDepth(Base):
+    """What waited in a watched queue when it was looked at last: a row for each queue and group, whoever looked."""
+
+    __tablename__ = "queue_depths"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    service: Mapped[str] = mapped_column(Name)
+    """Who looked."""
+    instance: Mapped[str] = mapped_column(Name)
+    system: Mapped[str] = mapped_column(String(32))
+    queue: Mapped[str] = mapped_column(Name)
+    consumer_group: Mapped[str | None] = mapped_column(Name)
+    kind: Mapped[str] = mapped_column(Name)
+    length: Mapped[int] = mapped_column(BigInteger)
+    oldest_age_s: Mapped[float | None] = mapped_column(Float)
+    problem: Mapped[str | None] = mapped_column(Name)
+    """Why it is not known."""
+    observed_at: Mapped[datetime] = mapped_column(UtcDateTime)

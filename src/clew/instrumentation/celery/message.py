@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from clew import clock
 from clew.engine.context import Carried, extract, is_valid_correlation_id, with_correlation_id
-from clew.queues.message import waited_s
+from clew.queues.message import SOURCE_HEADER, header_of, waited_s
 
 EARLIER_TRY: Final = "clew-earlier-try"
 """The header with the carrier of the try that asked for this one."""
@@ -53,6 +53,7 @@ class Told:
         waited_s: how long it has waited since it was sent, where it could have started at once.
         attempt: the number of this try, from 1.
         run_id: what its record is called, where the worker's main process has said so.
+        source: the service that sent it, where that has clew.
     """
 
     carried: Carried
@@ -63,6 +64,7 @@ class Told:
     waited_s: float | None
     attempt: int
     run_id: str | None
+    source: str | None
 
 
 def told_by(message: Mapping[str, Any], started_at: datetime, timezone: Any) -> Told:
@@ -92,6 +94,7 @@ def told_by(message: Mapping[str, Any], started_at: datetime, timezone: Any) -> 
         due_at=eta or (_moment(headers.get(DUE_AT), timezone) if is_periodic else None) or sent_at,
         waited_s=waiting_s if eta is None else None,
         attempt=attempt,
+        source=header_of(headers, SOURCE_HEADER),
         run_id=run_id if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) else None,
     )
 
@@ -115,6 +118,15 @@ def _moment(value: Any, timezone: Any) -> datetime | None:
         return moment.astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def arguments_of(body: Any) -> dict[str, Any]:
+    """Return the arguments of a task, by what a message has, or a worker's request."""
+    if isinstance(body, Mapping):
+        return {"args": body.get("args"), "kwargs": body.get("kwargs")}
+    if isinstance(body, (list, tuple)) and len(body) >= 2:
+        return {"args": body[0], "kwargs": body[1]}
+    return {"args": None, "kwargs": None}
 
 
 def destination(exchange: Any, routing_key: Any) -> str:

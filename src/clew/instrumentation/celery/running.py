@@ -31,20 +31,32 @@ from clew.diagnostics import report
 from clew.engine.context import Carried
 from clew.engine.metrics import registry
 from clew.engine.operation import Linkable
+from clew.history import payload
 from clew.history.ids import new_id
 from clew.instrumentation.celery.application import WHERE, is_instrumented
-from clew.instrumentation.celery.message import RUN_ID, Told, destination, system_of, told_by
+from clew.instrumentation.celery.message import RUN_ID, Told, arguments_of, destination, system_of, told_by
 from clew.jobs.earlier import earlier_run
 from clew.jobs.occasion import Occasion
 from clew.jobs.record import the_recorder
 from clew.jobs.run import STATUS, JobRun, _scheduled
 from clew.jobs.running import running
-from clew.queues.message import REDELIVERY_COUNT, count_consumed
+from clew.queues.message import count_consumed
+from clew.queues.record import REDELIVERY_COUNT, keep
 
 R = TypeVar("R", bound="TaskRun")
 
 OUTCOME: Final = "clew.queue.outcome"
 """The attribute that says what a task did with its message: ``retried``, ``ignored``, ``requeued`` or ``rejected``."""
+
+# What became of its message, by what the task says of it, or else by how its run ended
+_STATUSES: Final = {
+    "retried": "returned",
+    "requeued": "returned",
+    "rejected": "dead_lettered",
+    "ignored": "processed",
+    "completed": "processed",
+    "cancelled": "returned",
+}
 
 # How much earlier than the child the main process may have begun to count a time limit
 _LIMIT_SLACK_S: Final = 0.2
@@ -53,7 +65,8 @@ _LIMIT_SLACK_S: Final = 0.2
 class TaskRun(JobRun):
     """One try of a task."""
 
-    __slots__ = ("told",)
+    __slots__ = ("body", "told")
+    body: Any
     told: Told
 
     def begin(self, *, start_time_ns: int | None = None) -> None:
@@ -73,8 +86,27 @@ class TaskRun(JobRun):
     def finish(self, error: BaseException | None = None) -> None:
         """End the run, and count its message as consumed."""
         super().finish(error)
-        if semconv.MESSAGING_SYSTEM in self.attributes:
-            count_consumed(self)
+        if semconv.MESSAGING_SYSTEM not in self.attributes:
+            return
+        status = _STATUSES.get(str(self.attributes.get(OUTCOME))) or _STATUSES.get(
+            str(self.attributes.get(STATUS)), "failed"
+        )
+        count_consumed(self, given_up=status == "dead_lettered")
+        keep(
+            self,
+            body=self.body,
+            error=error,
+            direction="received",
+            status=status,
+            type=payload.text(self.attributes["clew.job.name"], max_bytes=255),
+            source=self.told.source,
+            message_id=payload.text(self.occasion.job_id, max_bytes=255),
+            attempt=self.told.attempt,
+            messages=1,
+            duration_s=max(0.0, (clock.monotonic_ns() - self._started_ns) / 1e9),
+            wait_s=self.told.waited_s,
+            sent_at=self.told.due_at.timestamp() if self.told.waited_s is not None else None,
+        )
 
 
 class KilledRun(TaskRun):
@@ -153,7 +185,7 @@ def _task_run(
             earlier.append(before)
         links = (told.carried, *earlier) if told.is_periodic else earlier
         run = made(kind, attributes, parent=told.carried, links=links, root=told.is_periodic, occasion=occasion)
-    run.told = told
+    run.told, run.body = told, arguments_of(message)
     return run
 
 

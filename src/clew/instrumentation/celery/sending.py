@@ -23,8 +23,9 @@ from clew.catalog import semconv
 from clew.diagnostics import report
 from clew.instrumentation.celery import running
 from clew.instrumentation.celery.application import WHERE, is_instrumented
-from clew.instrumentation.celery.message import DUE_AT, EARLIER_TRY, TRIGGER, destination, system_of
-from clew.queues.message import MessageSend, message_send
+from clew.instrumentation.celery.message import DUE_AT, EARLIER_TRY, TRIGGER, arguments_of, destination, system_of
+from clew.queues.message import MessageSend, new_send
+from clew.queues.record import TYPE
 
 
 class _Sending:
@@ -37,9 +38,10 @@ class _Sending:
         self._operation: MessageSend | None = None
         self._token: Any = None
 
-    def begin(self, name: str, where: str, headers: MutableMapping[str, Any], task_id: str) -> None:
-        attributes = {semconv.MESSAGING_MESSAGE_ID: task_id, "clew.job.name": name}
-        self._operation = operation = message_send(system_of(self._app), where, attributes)
+    def begin(self, name: str, where: str, headers: MutableMapping[str, Any], task_id: str, body: Any) -> None:
+        attributes = {semconv.MESSAGING_MESSAGE_ID: task_id, "clew.job.name": name, TYPE: name}
+        self._operation = operation = new_send(system_of(self._app), where, attributes)
+        operation.body = body
         operation.begin()
         self._token = operation.attach()
         # A retry has the headers of the try that asked for it
@@ -97,7 +99,9 @@ def _publishing(
     try:
         # The older protocol has nothing but the app's own in its headers
         known = body if isinstance(body, Mapping) else headers
-        sending.begin(str(sender), destination(exchange, routing_key), headers, str(known.get("id")))
+        sending.begin(
+            str(sender), destination(exchange, routing_key), headers, str(known.get("id")), arguments_of(body)
+        )
     except Exception as error:
         report(WHERE, error)
 

@@ -60,6 +60,21 @@ def upgrade() -> None:
         sa.Column("recorded_at", _time(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_table(
+        "queue_depths",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("service", sa.String(length=255), nullable=False),
+        sa.Column("instance", sa.String(length=255), nullable=False),
+        sa.Column("system", sa.String(length=32), nullable=False),
+        sa.Column("queue", sa.String(length=255), nullable=False),
+        sa.Column("consumer_group", sa.String(length=255), nullable=True),
+        sa.Column("kind", sa.String(length=255), nullable=False),
+        sa.Column("length", sa.BigInteger(), nullable=False),
+        sa.Column("oldest_age_s", sa.Float(), nullable=True),
+        sa.Column("problem", sa.String(length=255), nullable=True),
+        sa.Column("observed_at", _time(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
     op.create_index("queue_messages_by_correlation", "queue_messages", ["correlation_id", "id"], unique=False)
     op.create_index(
         "queue_messages_by_message",
@@ -92,6 +107,7 @@ def downgrade() -> None:
         "queue_messages_by_message", table_name="queue_messages", postgresql_where=sa.text("message_id IS NOT NULL")
     )
     op.drop_index("queue_messages_by_correlation", table_name="queue_messages")
+    op.drop_table("queue_depths")
     op.drop_table("queue_messages")
     op.drop_table("queue_message_totals")
 

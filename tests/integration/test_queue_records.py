@@ -1,0 +1,226 @@
+"""Messages in the history: each send and each try has a row that joins its span, with what was sent, redacted and capped."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from faststream.exceptions import NackMessage, RejectMessage
+from faststream.redis import RedisBroker
+from pydantic import BaseModel
+
+import clew
+from clew.history import recorder as recording
+from clew.history import tally
+from clew.history.models import QueueMessage, QueueMessageTotal
+from clew.queues.message import new_process, new_send
+from clew.testing import CapturedTelemetry
+from tests.integration.job_history import History, own_history
+from tests.integration.waiting import eventually_async
+
+
+class Document(BaseModel):
+    id: int
+    password: str = "hunter2"
+
+
+@pytest.fixture
+def history(
+    database_url: str, captured_telemetry: CapturedTelemetry, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[History]:
+    """An empty history that this process's recorder writes to."""
+    with own_history(database_url, monkeypatch, heartbeat_s=0.2) as opened:
+        yield opened
+
+
+def messages(history: History, **equal: Any) -> list[dict[str, Any]]:
+    writer = recording._recorder
+    assert writer is not None
+    assert writer.flush(10)
+    return [dict(row) for row in history.all(QueueMessage, **equal)]
+
+
+def through_the_broker(url: str, handle: Callable[[Any], Any], *bodies: Any, **headers: str) -> None:
+    """Publish messages one after the other, and wait until each was handled."""
+    handled: list[Any] = []
+
+    async def main() -> None:
+        broker: RedisBroker = clew.instrument(RedisBroker(url))
+
+        @broker.subscriber(list="documents")
+        async def work(body: dict[str, Any]) -> None:
+            handled.append(body)
+            handle(body)
+
+        async with broker:
+            await broker.start()
+            for number, body in enumerate(bodies, 1):
+                with clew.correlation("order-17"), clew.span("request"):
+                    await broker.publish(body, list="documents", headers=headers)
+                await eventually_async(lambda number=number: len(handled) == number, "it was handled")  # type: ignore[misc]
+
+    asyncio.run(main())
+
+
+def test_what_is_sent_and_processed_joins_its_span(
+    history: History, captured_telemetry: CapturedTelemetry, valkey_url: str
+) -> None:
+    through_the_broker(valkey_url, lambda _: None, Document(id=1), **{"clew-user": "u-17"})
+    sent, received = messages(history)
+    for row, name in ((sent, "send documents"), (received, "process documents")):
+        span = captured_telemetry.span(name)
+        assert (row["trace_id"], row["span_id"]) == (span.trace_id, span.span_id)
+        assert (row["system"], row["queue"], row["correlation_id"]) == ("redis", "documents", "order-17")
+        assert (row["type"], row["user_id"]) == ("Document", "u-17")
+        assert row["source"] == span.resource["service.name"] == row["service"]
+        assert row["payload"] == {"id": 1, "password": "[redacted]"}
+        assert row["finished_at"] >= row["started_at"]
+        assert row["duration_s"] >= 0
+    assert (sent["direction"], sent["status"]) == ("sent", "sent")
+    assert (received["direction"], received["status"]) == ("received", "processed")
+    assert (received["attempt"], received["messages"]) == (1, 1)
+    assert received["size_bytes"] == len(b'{"id":1,"password":"hunter2"}')
+    assert received["wait_s"] >= 0
+    assert abs((received["sent_at"] - sent["finished_at"]).total_seconds()) < 5
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("no such topic"), "failed"), (NackMessage(), "returned"), (RejectMessage(), "dead_lettered")],
+)
+def test_what_became_of_a_message_is_told(history: History, valkey_url: str, error: Exception, status: str) -> None:
+    def fail(_: Any) -> None:
+        raise error
+
+    through_the_broker(valkey_url, fail, {"type": "document.uploaded"})
+    _, received = messages(history)
+    assert (received["status"], received["type"]) == (status, "document.uploaded")
+    if status == "failed":
+        assert (received["error_type"], received["error_message"]) == ("ValueError", "no such topic")
+
+
+def test_a_message_that_nobody_can_read_is_told(history: History, valkey_url: str) -> None:
+    async def main() -> None:
+        broker: RedisBroker = clew.instrument(RedisBroker(valkey_url))
+
+        @broker.subscriber(list="documents")
+        async def work(body: Document) -> None:
+            raise AssertionError
+
+        async with broker:
+            await broker.start()
+            await broker.publish("no document", list="documents")
+            await eventually_async(lambda: bool(clew.summary("clew.queue.rejected")), "the message was rejected")
+
+    asyncio.run(main())
+    assert [row["status"] for row in messages(history, direction="received")] == ["rejected"]
+
+
+def test_a_broker_that_is_away_is_told(history: History) -> None:
+    async def main() -> None:
+        broker: RedisBroker = clew.instrument(RedisBroker("redis://127.0.0.1:9"))
+        async with broker:
+            await broker.publish({}, list="documents")
+
+    with pytest.raises(Exception, match="onnect"):
+        asyncio.run(main())
+    rows = messages(history)
+    # FastStream may connect before it publishes
+    assert all((row["status"], row["direction"]) == ("failed", "sent") for row in rows)
+
+
+@dataclasses.dataclass
+class Note:
+    text: str
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"api_key": "sk-1234567890abcdef1234"}', {"api_key": "[redacted]"}),
+        ("token=abcdef123456", "token=[redacted]"),
+        (b"\xff\x00", "\\xff\ufffd"),
+        (b"[" * 5_000, "[" * 5_000),
+        (Note("hello"), {"text": "hello"}),
+        ({1: {"\ud800": 1}}, {"1": {"?": 1}}),
+        ([b'{"a": 1}', b"x"], [{"a": 1}, "x"]),
+        (None, None),
+        (b"x" * 50_000, {"clew.truncated": True, "bytes": 50_000}),
+        ({"text": "x" * 50_000}, {"clew.truncated": True}),
+    ],
+)
+def test_any_body_can_be_kept(history: History, body: Any, kept: Any) -> None:
+    with new_send("redis", "documents") as sending:
+        sending.body = body
+    (row,) = messages(history)
+    if isinstance(kept, dict) and "clew.truncated" in kept:
+        assert kept.items() <= row["payload"].items()
+        assert len(json.dumps(row["payload"])) < 20_000
+    else:
+        assert row["payload"] == kept
+
+
+def test_a_body_that_changes_afterwards_is_kept_as_it_was(history: History) -> None:
+    body = {"items": [1, 2]}
+    with new_send("redis", "documents") as sending:
+        sending.body = body
+    body["items"].append(3)
+    (row,) = messages(history)
+    assert row["payload"] == {"items": [1, 2]}
+
+
+def test_payloads_can_be_off(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = recording._recorder
+    assert writer is not None
+    monkeypatch.setattr(writer, "settings", writer.settings.model_copy(update={"message_payloads": False}))
+    with new_send("redis", "documents") as sending:
+        sending.body = {"a": 1}
+    (row,) = messages(history)
+    assert (row["payload"], row["status"]) == (None, "sent")
+
+
+def test_a_batch_is_one_row_and_as_many_messages(history: History) -> None:
+    headers = []
+    for number in range(3):
+        with new_send("redis", "documents", {"clew.queue.type": "page"}) as sending:
+            sending.body = number
+            headers.append(sending.headers())
+    with new_process("redis", "documents", headers):
+        pass
+    (received,) = messages(history, direction="received")
+    assert (received["messages"], received["type"]) == (3, "page")
+    (total,) = history.all(QueueMessageTotal, direction="received", grain="hour")
+    assert (total["messages"], total["waits"], total["status"]) == (3, 3, "processed")
+
+
+def test_what_producers_make_up_does_not_fill_the_totals(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "_known", {"queue": set(), "type": set(), "source": set()})
+    number = tally.MAX_DISTINCT + 20
+    for index in range(number):
+        with new_process("redis", "documents", {"clew-type": f"t{index}"}):
+            pass
+    assert len({row["type"] for row in messages(history)}) == number
+    totals = history.all(QueueMessageTotal, grain="day")
+    assert len(totals) == tally.MAX_DISTINCT + 1
+    assert sum(total["messages"] for total in totals) == number
+    assert {total["type"]: total["messages"] for total in totals}[tally.OTHER] == 20
+
+
+def test_hostile_headers_are_bounded(history: History) -> None:
+    hostile: dict[Any, Any] = {
+        "clew-type": "x" * 100_000 + "\x00",
+        b"clew-source": b"\xff" * 400,
+        "clew-user": ["no", "text"],
+        "clew-sent-at": "-1e308",
+    }
+    with new_process("redis" * 20, "q" * 1_000, hostile, {"messaging.message.id": "\x00" * 300}):
+        pass
+    (row,) = messages(history)
+    assert row["status"] == "processed"
+    assert len(row["type"]) <= 255
+    assert len(row["source"].encode()) <= 255
+    assert row["user_id"] is None
