@@ -29,6 +29,7 @@ VERSION_TABLE: Final = "clew_alembic_version"
 _WRITES: Final = "clew_writes"
 _UPGRADE_LOCK: Final = 0x636C6577  # "clew", as the key of PostgreSQL's advisory lock
 _UPGRADE_PATIENCE_S: Final = 600.0
+_UPGRADE_LOCK_WAIT_S: Final = 60.0
 _CONNECT_TIMEOUT_S: Final = 3
 _BUSY_TIMEOUT_S: Final = 5.0
 _BUSY_PAUSE_S: Final = (0.0005, 0.005)
@@ -105,9 +106,13 @@ class Database:
         self.engine.dispose(close=False)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Return a connection within a transaction that will write: it is committed at the end of the block."""
-        with uses, self.engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
+    def write(self, *, wait_s: float = _BUSY_TIMEOUT_S) -> Iterator[Connection]:
+        """Return a connection within a transaction that will write: it is committed at the end of the block.
+
+        Args:
+            wait_s: how long others that write to SQLite are waited for, in seconds.
+        """
+        with uses, self.engine.connect().execution_options(**{_WRITES: wait_s}) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -183,13 +188,13 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
         config.set_main_option("path_separator", "os")
-        with self.write() as connection:
+        with self.write(wait_s=_UPGRADE_LOCK_WAIT_S) as connection:
             if not self.is_sqlite:
                 # Of this transaction; changing large tables takes its time
                 driver: Any = connection.connection.driver_connection
                 driver.patience_s = _UPGRADE_PATIENCE_S
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
-                connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+                connection.execute(text(f"SET LOCAL lock_timeout = '{_UPGRADE_LOCK_WAIT_S:.0f}s'"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             found = _revision(connection)
             config.attributes["connection"] = connection
@@ -215,10 +220,10 @@ def _revision(connection: Connection) -> str | None:
     return found
 
 
-def _begin_to_write(connection: Connection) -> None:
+def _begin_to_write(connection: Connection, wait_s: float) -> None:
     """Wait for other processes by looking again soon: SQLite itself looks ever more seldom, and the one that waits longest is last."""
     driver: Any = connection.connection.driver_connection
-    until = clock.monotonic_s() + _BUSY_TIMEOUT_S
+    until = clock.monotonic_s() + wait_s
     driver.execute("PRAGMA busy_timeout = 0")
     try:
         while True:
@@ -274,8 +279,9 @@ def _engine(url: URL, patience_s: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
-        if connection.get_execution_options().get(_WRITES):
-            _begin_to_write(connection)
+        wait_s = connection.get_execution_options().get(_WRITES)
+        if wait_s is not None:
+            _begin_to_write(connection, wait_s)
         else:
             connection.exec_driver_sql("BEGIN")
 
