@@ -112,11 +112,12 @@ def http_page() -> str:
 def _http() -> Iterator[str]:
     app = FastAPI()
     app.include_router(clew.jobs_router())
+    app.include_router(clew.llm_router())
     app.include_router(clew.health_router())
     document = app.openapi()
     schemas = document["components"]["schemas"]
     yield (
-        "What `clew.jobs_router()` and `clew.health_router()` add to an app of FastAPI; the app's own `/openapi.json` has it as well. "
+        "What `clew.jobs_router()`, `clew.llm_router()` and `clew.health_router()` add to an app of FastAPI; the app's own `/openapi.json` has it as well. "
         'Times are ISO 8601 in UTC, durations are seconds. What goes wrong is answered as `{"detail": ...}`: a sentence, or with 422 a '
         "list that names each field and what is allowed.\n"
     )

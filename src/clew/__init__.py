@@ -26,11 +26,20 @@ from clew.engine.summary import summary
 from clew.health.check import HealthReport, HealthResult
 from clew.health.monitor import check_health, health_check, unwatch, watch
 from clew.health.startup import startup
-from clew.http.facade import health_router, jobs_router, serve_worker
+from clew.http.facade import health_router, jobs_router, llm_router, serve_worker
 from clew.instrumentation.registry import instrument
 from clew.jobs.run import job
+from clew.llm.budget import llm_budget
 from clew.llm.call import llm_call
+from clew.llm.memory import memory_operation
+from clew.llm.prices import llm_prices
+from clew.llm.retrieval import retrieval
+from clew.llm.tool import tool_call
 from clew.settings import Settings, SettingsError
+from clew.work.cache import cache
+from clew.work.document import document_processed
+from clew.work.external import external_call
+from clew.work.problem import error
 
 __all__ = [
     "ClewError",
@@ -43,12 +52,16 @@ __all__ = [
     "accounts",
     "agent",
     "agent_task",
+    "cache",
     "carry",
     "check_health",
     "configure",
     "correlation",
     "correlation_id",
     "counter",
+    "document_processed",
+    "error",
+    "external_call",
     "extract",
     "flush",
     "gauge",
@@ -61,9 +74,14 @@ __all__ = [
     "instrument",
     "job",
     "jobs_router",
+    "llm_budget",
     "llm_call",
+    "llm_prices",
+    "llm_router",
     "maintenance",
+    "memory_operation",
     "prometheus_text",
+    "retrieval",
     "serve_worker",
     "shutdown",
     "span",
@@ -71,6 +89,7 @@ __all__ = [
     "submit",
     "summary",
     "timer",
+    "tool_call",
     "trace_id",
     "unwatch",
     "up_down_counter",

@@ -81,8 +81,15 @@ class Program:
 
     def events(self, name: str) -> list[Mapping[str, Any]]:
         """Return its log events of a name."""
+        return [event for event in self._logged() if event["event"] == name]
+
+    def levels(self) -> set[str]:
+        """Return the levels of all that it has logged."""
+        return {event["level"] for event in self._logged()}
+
+    def _logged(self) -> list[Mapping[str, Any]]:
         lines = [line for line in self._events.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-        return [event for event in map(json.loads, lines) if event["event"] == name]
+        return [json.loads(line) for line in lines]
 
     def end(self, number: signal.Signals) -> int:
         """Send it a signal and wait for its end."""

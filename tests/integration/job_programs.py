@@ -121,6 +121,15 @@ def loop(duration_s: str) -> None:
 
 
 @program
+def unused(_: str) -> None:
+    """End at once, with a scheduler that was not started."""
+    from apscheduler.schedulers.background import BackgroundScheduler
+
+    scheduler = clew.instrument(BackgroundScheduler(timezone="UTC"))
+    scheduler.add_job(nothing, "interval", days=1, id="nightly")
+
+
+@program
 def scheduled(_: str) -> None:
     """Have jobs for others to look at and to do something with."""
     from apscheduler.schedulers.background import BackgroundScheduler

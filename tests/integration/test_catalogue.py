@@ -78,11 +78,44 @@ THE_REST = """
         time.sleep(0.02)
     repeating.shutdown()
 
+    clew.llm_prices({"priced": {"input": 1.0}})
+    with clew.llm_call("openai", "priced") as call:
+        call.retry("429")
+        list(call.stream(["one"]))
+        call.tokens(input=10)
+    with clew.llm_call("openai", "priced") as call:
+        call.cached()
+
+    clew.llm_budget("nearly spent", usd=0.000_011)
+    clew.llm_budget("spent", usd=0.000_001)
+    with clew.tool_call("weather"), clew.memory_operation("read", "facts"), clew.retrieval("handbook") as search:
+        search.documents(2)
+    with clew.document_processed("pdf"), clew.cache("texts") as look, clew.external_call("post", "send") as call:
+        look.hit()
+        call.retry("timeout")
+    clew.error(ValueError("as it must"), component="catalogue")
+    while len(clew.summary("clew.llm.budget.used")) < 2 or not all(
+        point.value > 0.8 for point in clew.summary("clew.llm.budget.used")
+    ):
+        assert time.monotonic() < deadline + 120, clew.summary("clew.llm.budget.used")
+        time.sleep(0.02)
+
     @clew.job("fails")
     def fails():
         raise ValueError("as it must")
 
-    for doing in (clew.job("failing"), clew.agent_task("failing"), clew.handoff(to="nobody"), clew.llm_call("none", "none")):
+    for doing in (
+        clew.job("failing"),
+        clew.agent_task("failing"),
+        clew.handoff(to="nobody"),
+        clew.llm_call("none", "none"),
+        clew.tool_call("none"),
+        clew.memory_operation("read", "none"),
+        clew.retrieval("none"),
+        clew.document_processed("none"),
+        clew.cache("none"),
+        clew.external_call("none", "none"),
+    ):
         try:
             with doing:
                 raise ValueError("as it must")

@@ -284,6 +284,7 @@ def test_what_a_task_says_of_its_message(app: Any, shop: Shop) -> None:
     assert (first.attributes["clew.job.status"], first.attributes["clew.queue.outcome"]) == ("cancelled", "requeued")
     assert (second.attributes["clew.job.status"], second.trace_id) == ("completed", first.trace_id)
     assert second.attributes["clew.queue.redelivery_count"] == 1
+    assert [link.span_id for link in second.links] == [first.span_id]
     run = shop.run(left.id)
     assert (run.attributes["clew.job.status"], run.attributes["error.type"]) == ("failed", "SystemExit")
 

@@ -164,6 +164,7 @@ def test_a_child_that_is_killed_is_lost_once_and_its_task_is_run_again_in_the_sa
     assert {first["trace_id"], second["trace_id"]} == {request.trace_id}
     (run,) = runs(otlp_sink, late.id)
     assert (run.trace_id, run.attributes["clew.queue.redelivery_count"]) == (request.trace_id, 1)
+    assert [(link.trace_id, link.span_id) for link in run.links] == [(first["trace_id"], first["span_id"])]
     lost = events(otlp_sink, "job_lost")
     assert {log.trace_id for log in lost} == {request.trace_id}
     assert {log.span_id for log in lost} == {row["span_id"], first["span_id"]}

@@ -57,7 +57,7 @@ def free_port() -> int:
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}, "Connection refused", "start a Collector"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost"}, "OTEL_EXPORTER_OTLP_ENDPOINT='localhost'", "what is allowed"),
-        ({"OTEL_TRACES_SAMPLER": "sometimes"}, "OTEL_TRACES_SAMPLER='sometimes'", "what is allowed"),
+        ({"OTEL_TRACES_SAMPLER": "[bold]s[/bold]"}, "OTEL_TRACES_SAMPLER='[bold]s[/bold]'", "what is allowed"),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "CLEW_SPOOL_DIR": "/proc/nowhere"},
             "/proc",
@@ -70,6 +70,7 @@ def test_what_is_wrong_is_said_with_its_mend(environment, said, mend, spool_dir)
     assert done.returncode == 1
     assert said in done.stdout
     assert mend in done.stdout
+    assert all(line == line.rstrip() for line in done.stdout.splitlines())
     assert "Traceback" not in done.stderr
 
 

@@ -92,8 +92,7 @@ def test_a_process_that_is_stopped_or_busy_is_not_gone(history: History, tmp_pat
 def test_sigterm_lets_a_run_finish(history: History, tmp_path: Path, name: str) -> None:
     with Program(tmp_path, name, "1.2", CLEW_SHUTDOWN_TIMEOUT_S="20") as program:
         program.wait_for("started")
-        # A job of the main thread may have ended the program before the signal's default action does
-        assert program.end(signal.SIGTERM) in {-signal.SIGTERM, 0}
+        assert program.end(signal.SIGTERM) == -signal.SIGTERM
         assert program.said("ended")
     runs = [run for run in history.runs("long") if run["status"] != "skipped"]
     assert [run["status"] for run in runs] == ["completed"]
@@ -124,6 +123,13 @@ def test_sigint_marks_a_run_that_goes_on_and_completes_it_when_it_ends(history: 
         assert program.said("ended")
     assert [run["result"] for run in history.runs("long", "completed")] == [{"worked_s": 6.0}]
     history.check_totals("long")
+
+
+def test_a_program_that_ends_at_once_says_nothing_of_that(history: History, tmp_path: Path) -> None:
+    with Program(tmp_path, "unused") as program:
+        assert program.process.wait(60) == 0
+        assert program.levels() <= {"info"}
+    assert history.scheduled() == []
 
 
 def test_a_child_that_is_forked_within_a_run_ends_nothing(history: History, tmp_path: Path) -> None:

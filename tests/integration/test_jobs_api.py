@@ -133,7 +133,7 @@ def test_runs_are_filtered(client):
         (f"after={'0' * 32}&before={'0' * 32}", "after and before can't be given together"),
         ("error=%00", "error: must be a text without NUL"),
         (f"job={'x' * 256}", "job: at most 255 characters"),
-        ("limt=3", "limt is not known here: use hours, from, to, job, status"),
+        ("limt=3", "limt is not known here: use hours, from, to, limit"),
     ],
 )
 def test_a_filter_that_can_not_be_used_is_named(api, asked, named):

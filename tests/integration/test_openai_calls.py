@@ -35,6 +35,29 @@ def completion() -> dict[str, Any]:
     }
 
 
+def response() -> dict[str, Any]:
+    said = {"type": "output_text", "text": COMPLETION, "annotations": []}
+    message = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [said]}
+    return {
+        "id": "resp-1",
+        "object": "response",
+        "created_at": 1,
+        "model": "small-1",
+        "status": "completed",
+        "output": [message],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {
+            "input_tokens": 12,
+            "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 2},
+            "output_tokens": 5,
+            "output_tokens_details": {"reasoning_tokens": 4},
+            "total_tokens": 17,
+        },
+    }
+
+
 def chunks() -> Iterator[dict[str, Any]]:
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "small-1"}
     for number in (1, 2, 3):
@@ -49,12 +72,19 @@ def answer(request: EchoRequest) -> tuple[int, str, bytes]:
         data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
         body = {"object": "list", "model": "embed-1", "data": data, "usage": {"prompt_tokens": 3, "total_tokens": 3}}
         return 200, "application/json", json.dumps(body).encode()
+    if request.path.endswith("/responses"):
+        if request.json.get("stream"):
+            delta = {"type": "response.output_text.delta", "delta": COMPLETION, "item_id": "m", "output_index": 0}
+            events = [delta, {"type": "response.completed", "response": response(), "sequence_number": 2}]
+            said = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+            return 200, "text/event-stream", said.encode()
+        return 200, "application/json", json.dumps(response()).encode()
     if request.json.get("model") == "wrong":
         error = {"message": f"what is {PROMPT}?", "code": "model_not_found", "type": "invalid_request_error"}
         return 404, "application/json", json.dumps({"error": error}).encode()
     if request.json.get("stream"):
-        events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks())
-        return 200, "text/event-stream", f"{events}data: [DONE]\n\n".encode()
+        said = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks())
+        return 200, "text/event-stream", f"{said}data: [DONE]\n\n".encode()
     return 200, "application/json", json.dumps(completion()).encode()
 
 
@@ -119,7 +149,7 @@ def test_a_stream_ends_with_its_last_piece(captured_telemetry: CapturedTelemetry
     call = call_of(captured_telemetry)
     assert call.parent_id == captured_telemetry.span("agent").span_id
     assert (call.attributes["gen_ai.usage.output_tokens"], call.attributes["gen_ai.response.id"]) == (5, "chatcmpl-1")
-    assert 0 < call.attributes["clew.llm.time_to_first_chunk_s"] <= call.duration_s
+    assert 0 < call.attributes["gen_ai.response.time_to_first_chunk"] <= call.duration_s
     assert captured_telemetry.metric("gen_ai.client.token.usage", gen_ai__token__type="output").count == 1
 
 
@@ -156,9 +186,36 @@ def test_embeddings_and_copies_of_a_client(captured_telemetry: CapturedTelemetry
     assert call.attributes["gen_ai.usage.input_tokens"] == 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_responses_with_the_details_of_their_usage(
+    captured_telemetry: CapturedTelemetry, client: Any, stream: bool
+) -> None:
+    answer = client.responses.create(model="small", input=PROMPT, stream=stream)
+    if stream:
+        assert [event.type for event in answer] == ["response.output_text.delta", "response.completed"]
+    attributes = call_of(captured_telemetry).attributes
+    wanted = {
+        "gen_ai.response.id": "resp-1",
+        "gen_ai.usage.input_tokens": 12,
+        "gen_ai.usage.cache_read.input_tokens": 8,
+        "gen_ai.usage.cache_creation.input_tokens": 2,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.usage.reasoning.output_tokens": 4,
+    }
+    assert {key: attributes.get(key) for key in wanted} == wanted
+
+
 def test_raw_responses_stay_raw(captured_telemetry: CapturedTelemetry, client: Any) -> None:
     raw = client.chat.completions.with_raw_response.create(model="small", messages=MESSAGES)
     assert raw.parse().choices[0].message.content == COMPLETION
+    assert call_of(captured_telemetry).attributes["gen_ai.usage.output_tokens"] == 5
+    captured_telemetry.clear()
+    streamed = client.chat.completions.with_raw_response.create(model="small", messages=MESSAGES, stream=True)
+    assert len(list(streamed.parse())) == 4
+    assert call_of(captured_telemetry).attributes["gen_ai.usage.output_tokens"] == 5
+    captured_telemetry.clear()
+    with client.chat.completions.with_streaming_response.create(model="small", messages=MESSAGES) as response:
+        assert COMPLETION in response.read().decode()
     assert call_of(captured_telemetry).status == "unset"
 
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from opentelemetry import context as otel_context
-
 from clew.catalog import semconv
 from clew.catalog.operations import AGENT_TASK, HANDOFF
-from clew.engine.context import Carried
+from clew.engine.context import Carried, current_agent, with_agent
 from clew.engine.operation import Operation
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 TransferMode = Literal["return_to_caller", "pass_control"]
-
-_AGENT_KEY = otel_context.create_key("clew-agent")
 
 
 class AgentTask(Operation):
@@ -27,7 +23,7 @@ class AgentTask(Operation):
         """Start the span, and let a handoff within know who hands over."""
         super().begin(start_time_ns=start_time_ns)
         if self.context is not None:
-            self.context = otel_context.set_value(_AGENT_KEY, self.attributes[semconv.GEN_AI_AGENT_NAME], self.context)
+            self.context = with_agent(self.attributes[semconv.GEN_AI_AGENT_NAME], self.context)
 
 
 def agent_task(
@@ -97,13 +93,12 @@ def handoff(
         >>> with clew.handoff(to="topicizer", task={"id": "doc-17"}) as passing:
         ...     carrier = passing.carrier
     """
-    source = otel_context.get_value(_AGENT_KEY)
     given: dict[str, Any] = {
         semconv.GEN_AI_OPERATION_NAME: "execute_tool",
         semconv.GEN_AI_TOOL_NAME: f"transfer_to_{to}",
         semconv.GEN_AI_TRANSFER_TARGET_NAME: str(to),
         semconv.GEN_AI_TRANSFER_MODE: mode,
-        "clew.handoff.source": source if isinstance(source, str) else "",
+        "clew.handoff.source": current_agent() or "",
         **attributes,
     }
     if reason:

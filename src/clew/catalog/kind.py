@@ -20,6 +20,9 @@ BYTES_BUCKETS = (0.0, 128.0, 1024.0, 8192.0, 65536.0, 524288.0, 4194304.0, 33554
 TOKENS_BUCKETS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0)
 """Bucket boundaries, in tokens, that the GenAI conventions advise."""
 
+LLM_SECONDS_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+"""Bucket boundaries, in seconds, that the GenAI conventions advise."""
+
 MetricType = Literal["counter", "up_down_counter", "gauge", "histogram"]
 
 

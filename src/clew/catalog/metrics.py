@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clew.catalog import semconv
-from clew.catalog.kind import BYTES_BUCKETS, LONG_SECONDS_BUCKETS, TOKENS_BUCKETS, Metric
+from clew.catalog.kind import BYTES_BUCKETS, LLM_SECONDS_BUCKETS, LONG_SECONDS_BUCKETS, TOKENS_BUCKETS, Metric
 
 HTTP_LABELS = (
     semconv.HTTP_REQUEST_METHOD,
@@ -112,6 +112,65 @@ LLM_TOKENS = Metric(
         semconv.GEN_AI_TOKEN_TYPE,
     ),
     buckets=TOKENS_BUCKETS,
+)
+_LLM = (semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_PROVIDER_NAME, semconv.GEN_AI_REQUEST_MODEL)
+LLM_FIRST_CHUNK = Metric(
+    name=semconv.GEN_AI_CLIENT_OPERATION_TIME_TO_FIRST_CHUNK,
+    type="histogram",
+    unit="s",
+    description="Time between asking a model and the first piece of its streamed answer.",
+    labels=_LLM,
+    buckets=LLM_SECONDS_BUCKETS,
+)
+LLM_COST = Metric(
+    name="clew.llm.cost",
+    type="counter",
+    unit="{USD}",
+    description="What LLM calls cost, where the price of the model is known.",
+    labels=(*_LLM, semconv.GEN_AI_AGENT_NAME),
+)
+LLM_RETRIES = Metric(
+    name="clew.llm.retries",
+    type="counter",
+    unit="{retry}",
+    description="Requests to language models that were sent once more.",
+    labels=(*_LLM, semconv.ERROR_TYPE),
+)
+LLM_CACHE_HITS = Metric(
+    name="clew.llm.cache.hits",
+    type="counter",
+    unit="{call}",
+    description="LLM calls that were answered without the provider.",
+    labels=_LLM,
+)
+LLM_BUDGET_USED = Metric(
+    name="clew.llm.budget.used",
+    type="gauge",
+    unit="1",
+    description="The share of a budget that LLM calls of all processes have spent in this hour or day; above 1 it is exceeded.",
+    labels=("clew.llm.budget",),
+)
+RETRIEVAL_DOCUMENTS = Metric(
+    name="clew.retrieval.documents",
+    type="histogram",
+    unit="{document}",
+    description="Documents that a search for what a model is to know has found.",
+    labels=(semconv.GEN_AI_DATA_SOURCE_ID,),
+    buckets=(0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 1000.0),
+)
+EXTERNAL_RETRIES = Metric(
+    name="clew.external.retries",
+    type="counter",
+    unit="{retry}",
+    description="Calls of other people's services that were made once more.",
+    labels=("clew.external.service", "clew.external.endpoint", semconv.ERROR_TYPE),
+)
+ERRORS = Metric(
+    name="clew.errors",
+    type="counter",
+    unit="{error}",
+    description="Errors that the app told of with clew.error().",
+    labels=("clew.error.component", semconv.ERROR_TYPE),
 )
 HEALTH_STATUS = Metric(
     name="clew.health.check.status",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clew.catalog import semconv
-from clew.catalog.kind import LONG_SECONDS_BUCKETS, Metric, OperationEvents, OperationKind, Role
+from clew.catalog.kind import LLM_SECONDS_BUCKETS, LONG_SECONDS_BUCKETS, Metric, OperationEvents, OperationKind, Role
 from clew.catalog.metrics import HTTP_LABELS
 
 SPAN = OperationKind(
@@ -220,9 +220,114 @@ LLM_CALL = OperationKind(
         unit="s",
         description="Duration of requests to language models.",
         labels=(*_LLM, semconv.ERROR_TYPE),
-        buckets=(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+        buckets=LLM_SECONDS_BUCKETS,
     ),
-    events=OperationEvents(start="llm_call", end="llm_response", error="llm_error"),
+    events=OperationEvents(
+        start="llm_call",
+        end="llm_response",
+        error="llm_error",
+        others=("llm_budget_warning", "llm_budget_exceeded"),
+    ),
+    record="llm_calls",
+)
+
+TOOL_CALL = OperationKind(
+    name="tool.call",
+    span_name="execute_tool {gen_ai.tool.name}",
+    description="A tool that an agent or a model uses.",
+    labels=(semconv.GEN_AI_TOOL_NAME,),
+    duration=Metric(
+        name="clew.tool.duration",
+        type="histogram",
+        unit="s",
+        description="Duration of calls of tools.",
+        labels=(semconv.GEN_AI_TOOL_NAME, semconv.ERROR_TYPE),
+        buckets=LONG_SECONDS_BUCKETS,
+    ),
+    events=OperationEvents(start="tool_call", end="tool_result", error="tool_error"),
+)
+
+_MEMORY = ("clew.memory.operation", "clew.memory.store")
+
+MEMORY_OPERATION = OperationKind(
+    name="memory.operation",
+    span_name="memory {clew.memory.operation} {clew.memory.store}",
+    description="What an agent does with its memory.",
+    role=Role.CLIENT,
+    labels=_MEMORY,
+    duration=Metric(
+        name="clew.memory.duration",
+        type="histogram",
+        unit="s",
+        description="Duration of operations on memories of agents.",
+        labels=(*_MEMORY, semconv.ERROR_TYPE),
+    ),
+    events=OperationEvents(end="memory_operation", error="memory_error"),
+)
+
+RETRIEVAL = OperationKind(
+    name="retrieval",
+    span_name="retrieval {gen_ai.data_source.id}",
+    description="A search for what a model is to know.",
+    role=Role.CLIENT,
+    labels=(semconv.GEN_AI_DATA_SOURCE_ID,),
+    duration=Metric(
+        name="clew.retrieval.duration",
+        type="histogram",
+        unit="s",
+        description="Duration of searches for what a model is to know.",
+        labels=(semconv.GEN_AI_DATA_SOURCE_ID, semconv.ERROR_TYPE),
+    ),
+    events=OperationEvents(end="retrieval", error="retrieval_error"),
+)
+
+DOCUMENT = OperationKind(
+    name="document",
+    span_name="process document {clew.document.kind}",
+    description="A document that is worked on.",
+    labels=("clew.document.kind",),
+    duration=Metric(
+        name="clew.document.duration",
+        type="histogram",
+        unit="s",
+        description="Duration of work on a document.",
+        labels=("clew.document.kind", semconv.ERROR_TYPE),
+        buckets=LONG_SECONDS_BUCKETS,
+    ),
+    events=OperationEvents(end="document_processed", error="document_error"),
+)
+
+CACHE = OperationKind(
+    name="cache",
+    span_name="cache {clew.cache.name}",
+    description="A look into a cache.",
+    labels=("clew.cache.name", "clew.cache.outcome"),
+    duration=Metric(
+        name="clew.cache.duration",
+        type="histogram",
+        unit="s",
+        description="Duration of looks into caches; the outcome is hit or miss.",
+        labels=("clew.cache.name", "clew.cache.outcome", semconv.ERROR_TYPE),
+    ),
+    events=OperationEvents(error="cache_error", level="debug"),
+)
+
+_EXTERNAL = ("clew.external.service", "clew.external.endpoint", "clew.external.status")
+
+EXTERNAL_CALL = OperationKind(
+    name="external.call",
+    span_name="{clew.external.service} {clew.external.endpoint}",
+    description="A call of a service of somebody else, by whatever protocol, with its retries.",
+    role=Role.CLIENT,
+    labels=_EXTERNAL,
+    duration=Metric(
+        name="clew.external.duration",
+        type="histogram",
+        unit="s",
+        description="Duration of calls of other people's services, retries included.",
+        labels=(*_EXTERNAL, semconv.ERROR_TYPE),
+    ),
+    events=OperationEvents(end="external_call", error="external_error"),
 )
 
 _DATABASE = (semconv.DB_SYSTEM_NAME, semconv.DB_OPERATION_NAME)

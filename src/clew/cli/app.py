@@ -23,7 +23,7 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_COMMANDS: Final = ("run", "demo", "console", "doctor", "jobs", "db", "archive")
+_COMMANDS: Final = ("run", "demo", "console", "doctor", "jobs", "llm", "db", "archive")
 
 
 def _version(*, wanted: bool) -> None:

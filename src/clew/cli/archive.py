@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from clew.cli.terminal import make_console, show
 from clew.settings import Settings
 
 _GROUP = typer.Typer(help="List, verify and restore archived records.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def list_() -> None:
         ("size", "right"),
         ("file", "left"),
     ):
-        table.add_column(header, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     damaged = 0
     for path in paths:
         try:
@@ -52,7 +52,8 @@ def list_() -> None:
             continue
         made = f"{found.made_at:%Y-%m-%d %H:%M} UTC"
         table.add_row(found.table, f"{found.rows:,}", made, _size(found.size_bytes), str(path))
-    Console().print(table)
+    # Whole, to be given to 'clew archive restore'
+    show(make_console(whole=True), table)
     if damaged:
         print(f"{damaged} can't be read: 'clew archive verify' says why.")
         raise typer.Exit(1)

@@ -9,18 +9,19 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from clew import clock
 from clew.cli.findings import Finding
 from clew.cli.surroundings import clocks, database, rivals
+from clew.cli.terminal import make_console, show
 from clew.pipeline.probe import probe
 from clew.pipeline.providers import spool_of
 from clew.pipeline.spool import Spool
 from clew.settings import SIGNALS, Settings, SettingsError
 
-_MARKS: Final = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
+_STYLES: Final = {"ok": "green", "note": "yellow", "wrong": "red"}
 _OTEL_PACKAGES: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-proto")
 
 
@@ -38,11 +39,11 @@ def doctor(
     for _ in range(3):
         table.add_column(overflow="fold")
     for finding in findings:
-        table.add_row(_MARKS[finding.verdict], finding.check, finding.text)
+        table.add_row(Text(finding.verdict, style=_STYLES[finding.verdict]), finding.check, finding.text)
         if finding.mend:
-            table.add_row("", "", f"[bold]mend:[/] {finding.mend}")
-    console = Console()
-    console.print(table)
+            table.add_row("", "", Text.assemble(("mend:", "bold"), f" {finding.mend}"))
+    console = make_console()
+    show(console, table)
     wrong = sum(finding.verdict == "wrong" for finding in findings)
     console.print(f"\n{wrong} of {len(findings)} checks found something wrong." if wrong else "\nAll is well.")
     raise typer.Exit(1 if wrong else 0)
@@ -116,11 +117,11 @@ def _mend(problem: str) -> str:
         "UNAUTHENTICATED": "give the endpoint's token with OTEL_EXPORTER_OTLP_HEADERS='Authorization=Bearer%20...'",
         "PERMISSION_DENIED": "give the endpoint's token with OTEL_EXPORTER_OTLP_HEADERS='Authorization=Bearer%20...'",
         "404": "check the path of OTEL_EXPORTER_OTLP_ENDPOINT: /v1/traces and its siblings are added to it",
+        "UNAVAILABLE": "start a Collector there, and check that the port speaks OTLP over gRPC (4317), not HTTP (4318)",
         "refused": "start a Collector there, or 'clew console', or set OTEL_EXPORTER_OTLP_ENDPOINT",
         "CERTIFICATE": "name the authority's certificate with OTEL_EXPORTER_OTLP_CERTIFICATE",
         "redirects to": "set OTEL_EXPORTER_OTLP_ENDPOINT to where it redirects to: redirects are not followed",
         "closed the connection": "check that the port speaks OTLP over HTTP (4318), not gRPC (4317)",
-        "UNAVAILABLE": "start a Collector there, and check that the port speaks OTLP over gRPC (4317), not HTTP (4318)",
     }
     for sign, mend in answers.items():
         if sign in problem:

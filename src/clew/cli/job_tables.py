@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -27,11 +27,12 @@ SHORT_ID: Final = 8
 """Digits of an id that are shown in a table: its last ones, which are chance; the first ones are its time."""
 
 _WIDE: Final = 100
-_PIPED: Final = 160
 _GAP: Final = 2
 _LEAST: Final = 12
-# Said elsewhere, or too long for a line
-_NOT_SHOWN: Final = ("code.", "correlation_id", "exception.stacktrace", "clew.job.")
+# Said elsewhere, or too long for a line. Loki has no dots in names
+_NOT_SHOWN: Final = re.compile(
+    r"(code[._](file|function|line)|correlation_id|exception[._]stacktrace|clew[._]job)([._]|$)"
+)
 _STYLES: Final = {
     "completed": "green",
     "running": "cyan",
@@ -43,23 +44,6 @@ _STYLES: Final = {
     "skipped": "yellow",
     "paused": "yellow",
 }
-
-
-def terminal() -> Console:
-    """Return where tables go. A pipe has no width: lines there are as long as they need to be, within reason."""
-    console = Console(highlight=False, emoji=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PIPED
-    return console
-
-
-def show(console: Console, shown: Table | Text) -> None:
-    """Print a table or text, without the spaces that a table has at the ends of its lines."""
-    with console.capture() as captured:
-        console.print(shown, soft_wrap=isinstance(shown, Text))
-    text = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-    # A terminal that has no such letters shows that there are some
-    console.file.write(text.encode(console.encoding, "replace").decode(console.encoding))
 
 
 def jobs_table(
@@ -169,7 +153,7 @@ def log_text(lines: Iterable[LogLine]) -> Text:
         fields = " ".join(
             f"{plain(name)}={plain(value, max_length=80)}"
             for name, value in line.fields.items()
-            if not name.startswith(_NOT_SHOWN)
+            if not _NOT_SHOWN.match(name)
         )
         level = line.level.lower()
         style = "red" if level in ("error", "critical", "fatal") else "yellow" if level.startswith("warn") else ""

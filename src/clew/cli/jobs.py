@@ -102,7 +102,7 @@ def runs(  # noqa: PLR0913 - one option each
     as_json: Json = False,
 ) -> None:
     """List runs of jobs, newest first."""
-    from clew.cli import job_tables
+    from clew.cli import job_tables, terminal
     from clew.history import job_runs, paging
     from clew.http.job_answers import RunsAnswer
     from clew.http.job_questions import RunsQuestion
@@ -129,8 +129,8 @@ def runs(  # noqa: PLR0913 - one option each
         _print_json(_plain(answer))
         return
     if answer.runs:
-        console = job_tables.terminal()
-        job_tables.show(console, job_tables.runs_table(console, answer.runs, clock.utc_now()))
+        console = terminal.make_console()
+        terminal.show(console, job_tables.runs_table(console, answer.runs, clock.utc_now()))
     else:
         _say("No such runs are known." if answer.next is None else "No such runs were found so far.")
     if answer.searched_to is not None:
@@ -152,7 +152,7 @@ def show(
 
     Log lines are read from clew's console or Loki: CLEW_LOGS_URL names it, by default it is where telemetry is sent.
     """
-    from clew.cli import job_tables
+    from clew.cli import job_tables, terminal
     from clew.http.job_answers import WholeRun
 
     with _history() as reader:
@@ -162,14 +162,14 @@ def show(
         shown = None if lines is None else [{**vars(line), "at": line.at.isoformat()} for line in lines]
         _print_json({**_plain(run), "logs": shown})
     else:
-        console = job_tables.terminal()
-        job_tables.show(console, job_tables.run_details(run, clock.utc_now()))
+        console = terminal.make_console()
+        terminal.show(console, job_tables.run_details(run, clock.utc_now()))
         if run.traceback:
             console.print()
-            job_tables.show(console, job_tables.traceback_text(run.traceback))
+            terminal.show(console, job_tables.traceback_text(run.traceback))
         if lines:
             console.print()
-            job_tables.show(console, job_tables.log_text(lines))
+            terminal.show(console, job_tables.log_text(lines))
     if problem:
         _say(problem)
 
@@ -239,13 +239,13 @@ def remove(
 
 
 def _show_report(report: ReportAnswer, job: str | None, table: Callable[[Console], Table]) -> None:
-    from clew.cli import job_tables
+    from clew.cli import terminal
 
     if not report.jobs:
         _say(f"No job {job!r} is known." if job else "No jobs are known.")
         return
-    console = job_tables.terminal()
-    job_tables.show(console, table(console))
+    console = terminal.make_console()
+    terminal.show(console, table(console))
     if report.is_cut:
         _say(f"There are more than these {len(report.jobs)} jobs: name one.")
 
@@ -255,7 +255,7 @@ def _steer(
 ) -> None:
     from rich.text import Text
 
-    from clew.cli import job_tables
+    from clew.cli import terminal
     from clew.cli.wording import plain
     from clew.http import steering
     from clew.http.job_answers import CommandAnswer
@@ -284,7 +284,7 @@ def _steer(
     if not is_done:
         _fail(f"{job}: {said}", _FAILED)
     if not as_json:
-        job_tables.show(job_tables.terminal(), Text(plain(f"{job}: {said.removeprefix('done: ')}")))
+        terminal.show(terminal.make_console(), Text(plain(f"{job}: {said.removeprefix('done: ')}")))
 
 
 def _awaited(reader: Reader, command: Command) -> Command:
@@ -389,7 +389,7 @@ def _login_name() -> str | None:
 
 
 def _plain(answer: BaseModel) -> dict[str, Any]:
-    from clew.http.job_answers import to_json
+    from clew.http.answers import to_json
 
     content: dict[str, Any] = json.loads(to_json(answer))
     return content

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,14 @@ MAX_LINES: Final = 200
 _MAX_BYTES: Final = 4 * 1024 * 1024
 # What a backend is told of the run's time, since clocks differ and lines come late
 _MARGIN: Final = timedelta(minutes=5)
-_LABELS: Final = frozenset({"service_name", "trace_id", "span_id", "flags", "observed_timestamp", "scope_name"})
+_LABELS: Final = frozenset({"service_name", "trace_id", "span_id", "flags", "observed_timestamp"})
+# Loki keeps what tells of the process beside what tells of the line, with nothing to tell one from the other but the
+# standard's names: https://opentelemetry.io/docs/specs/semconv/resource/
+_OF_PROCESS: Final = re.compile(
+    r"(telemetry_(sdk|distro)|process_(pid|parent_pid|runtime|executable|command|owner)|service_(namespace|instance_id|version)|"
+    r"deployment_environment|host_(id|name|arch|type)|os_(type|name|version|description)|container_(id|name|image)|k8s|cloud|"
+    r"scope_(name|version)|severity|detected_level)(_|$)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +158,7 @@ def _of_loki(time_ns: int, labels: Mapping[str, str], body: Any) -> LogLine:
         level=str(labels.get("severity_text") or labels.get("detected_level") or ""),
         service=str(labels.get("service_name") or ""),
         text=_text(body),
-        fields={
-            name: value
-            for name, value in labels.items()
-            if name not in _LABELS and not name.startswith(("severity_", "detected_level"))
-        },
+        fields={name: value for name, value in labels.items() if name not in _LABELS and not _OF_PROCESS.match(name)},
     )
 
 

@@ -31,6 +31,7 @@ from clew.diagnostics import report
 from clew.pipeline.tracing import CORRELATION_KEY, random_bits
 from clew.settings import Settings
 
+_AGENT_KEY: Final = otel_context.create_key("clew-agent")
 _VALID_CORRELATION: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _MAX_CARRIED_LENGTH: Final = 8_192
 
@@ -62,6 +63,17 @@ def correlation_id(context: Context | None = None) -> str | None:
 def with_correlation_id(value: str, context: Context | None = None) -> Context:
     """Return a context that carries a correlation id."""
     return otel_context.set_value(CORRELATION_KEY, value, context)
+
+
+def current_agent(context: Context | None = None) -> str | None:
+    """Return the name of the agent that is at work, or ``None`` outside of any."""
+    value = otel_context.get_value(_AGENT_KEY, context)
+    return value if isinstance(value, str) else None
+
+
+def with_agent(name: object, context: Context | None = None) -> Context:
+    """Return a context in which an agent is at work."""
+    return otel_context.set_value(_AGENT_KEY, name, context)
 
 
 @contextmanager

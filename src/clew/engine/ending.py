@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol
 
 from clew import clock, diagnostics
 from clew.engine import logs
-from clew.engine.lifecycle import lifecycle
+from clew.engine.lifecycle import lifecycle, note_sigterm
 from clew.engine.state import State, state
 from clew.pipeline.providers import Pipeline
 
@@ -31,10 +31,23 @@ class Part(Protocol):
         ...
 
 
+class Unfinished(Protocol):
+    """Something of the app's that may go on while the process ends, such as runs of jobs."""
+
+    def goes_on(self) -> bool:
+        """Tell whether it does."""
+        ...
+
+    def shutdown(self, timeout_s: float) -> bool:
+        """Let it finish, or mark it; return whether it finished. It is called more than once."""
+        ...
+
+
 _parts: Final[list[Part]] = []
-_unfinished: Final[list[Callable[[], bool]]] = []
+_unfinished: Final[list[Unfinished]] = []
 _held_up_s = 0.0
 _ending: _Ending | None = None
+_is_terminated = False
 
 # What a step at the end of the process may take even where the steps before it have used up the deadline
 _LEAST_ENDING_S: Final = 0.5
@@ -73,15 +86,23 @@ def add_part(part: Part) -> None:
             _parts.append(part)
 
 
-def let_finish(goes_on: Callable[[], bool]) -> None:
-    """Have a signal that ends the process leave the app running until the deadline while something goes on that may finish.
-
-    Args:
-        goes_on: tells whether it does.
-    """
+def let_finish(unfinished: Unfinished) -> None:
+    """Have a signal that ends the process leave the app running until the deadline while something goes on that may finish."""
     with state.lock:
-        if goes_on not in _unfinished:
-            _unfinished.append(goes_on)
+        if unfinished not in _unfinished:
+            _unfinished.append(unfinished)
+
+
+def is_held_up() -> bool:
+    """Tell whether the process was asked to end while something goes on that may finish."""
+    return lifecycle.stopping and any(one.goes_on() for one in _unfinished)
+
+
+def note_server() -> None:
+    """Take note of SIGTERM in a server that has put a handler of its own in place, before it stops the app."""
+    _flush_on_sigterm()
+    if signal.getsignal(signal.SIGTERM) is not _terminate:
+        note_sigterm()
 
 
 def hold_up_end(wait: Callable[[float], object]) -> None:
@@ -113,6 +134,8 @@ def _each_part(what: Literal["flush", "shutdown"], until: float) -> bool:
 def flush_at_end() -> bool:
     """Send everything that is queued when an app has stopped, after which the process may end without another word.
 
+    Where it was asked to end, what goes on may finish first, or is marked.
+
     What it takes is taken off the one deadline, ``CLEW_SHUTDOWN_TIMEOUT_S``, that the whole end of the process has.
 
     Returns:
@@ -121,8 +144,12 @@ def flush_at_end() -> bool:
     global _held_up_s
     pipeline = state.pipeline
     started = clock.monotonic_s()
-    until = started + _left_to_end_s()
+    left_s = _left_to_end_s()
+    until = started + left_s
     try:
+        if lifecycle.stopping:
+            for unfinished in _unfinished:
+                unfinished.shutdown(left_s - min(_TELEMETRY_ENDING_S, left_s / 2))
         done = _each_part("flush", until)
         left_s = max(_LEAST_ENDING_S, until - clock.monotonic_s())
         return (pipeline.flush(left_s, ending=True) if pipeline is not None else True) and done
@@ -207,7 +234,7 @@ class _Ending:
 
 def take_part_in_exit() -> None:
     """Have the process shut down when it ends by itself, by SIGTERM, or as a child of multiprocessing."""
-    atexit.register(shutdown)
+    atexit.register(_shut_down_at_exit)
     multiprocessing.util.register_after_fork(state, _flush_at_child_exit)
     _flush_on_sigterm()
     if multiprocessing.process.parent_process() is not None:
@@ -217,8 +244,8 @@ def take_part_in_exit() -> None:
 
 def reset_after_fork() -> None:
     """Begin anew: the child has its own end."""
-    global _held_up_s, _ending
-    _held_up_s, _ending = 0.0, None
+    global _held_up_s, _ending, _is_terminated
+    _held_up_s, _ending, _is_terminated = 0.0, None, False
 
 
 def _flush_on_sigterm() -> None:
@@ -234,11 +261,13 @@ def _flush_on_sigterm() -> None:
 
 
 def _terminate(signal_number: int, _frame: FrameType | None) -> None:
+    global _is_terminated
     lifecycle.stop()
     # In a thread of its own: the signal may have come while this one held a lock that the shutdown needs
     is_over = _ending is not None and _ending.is_over
-    if not is_over and any(goes_on() for goes_on in _unfinished):
+    if not is_over and any(one.goes_on() for one in _unfinished):
         # It may go on in this very thread, or on its event loop: that is not held up, and ends when the shutdown is over
+        _is_terminated = True
         if _ending is None:
             threading.Thread(target=_shut_down_and_terminate, name="clew-sigterm", daemon=True).start()
         return
@@ -254,6 +283,14 @@ def _terminate(signal_number: int, _frame: FrameType | None) -> None:
 def _shut_down_and_terminate() -> None:
     shutdown()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _shut_down_at_exit() -> None:
+    shutdown()
+    if _is_terminated:
+        # The app came to its end while that was waited for: whoever sent the signal is told the same as ever
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _flush_at_child_exit(_state: State) -> None:

@@ -54,6 +54,25 @@ def jobs_router() -> APIRouter:
     return router
 
 
+def llm_router() -> APIRouter:
+    """Return a router with ``/llm/usage``, ``/llm/calls`` and ``/llm/calls/{call_id}``.
+
+    It reads the history of every process that shares the database. It answers to this machine, and to who sends
+    ``CLEW_ADMIN_TOKEN`` as a bearer token.
+
+    Raises:
+        ClewError: FastAPI is not installed.
+
+    Example:
+        >>> from fastapi import FastAPI
+        >>> import clew
+        >>> app = FastAPI()
+        >>> app.include_router(clew.llm_router())
+    """
+    router: APIRouter = _load("llm").make_router()
+    return router
+
+
 def serve_worker(*, port: int = 9464, host: str = "127.0.0.1") -> WorkerServer | None:
     """Answer ``/metrics``, ``/jobs`` and the routes of health over HTTP, in a thread, for a process that has no server.
 

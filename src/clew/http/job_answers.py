@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import PydanticSerializationError
+from pydantic import Field
 
 from clew.history.job_statistics import JobStatistics as Known
 from clew.history.job_statistics import LastRun, Report, Statistics
 from clew.history.paging import Page, Row
+from clew.http.answers import Answer
 from clew.jobs.control import Command, Job
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(from_attributes=True, extra="ignore", frozen=True)
-
-
-class RunInShort(_Answer):
+class RunInShort(Answer):
     """A run, in short."""
 
     id: str
@@ -35,7 +30,7 @@ class RunInShort(_Answer):
         return cls(**run._asdict()) if run is not None else None
 
 
-class RunAnswer(_Answer):
+class RunAnswer(Answer):
     """A run of a job: one that goes on, has ended, or did not start."""
 
     id: str
@@ -82,7 +77,7 @@ class WholeRun(RunAnswer):
     traceback: str | None = Field(description="Cut where it was large.")
 
 
-class RunsAnswer(_Answer):
+class RunsAnswer(Answer):
     """Some runs, newest first."""
 
     runs: list[RunAnswer]
@@ -100,7 +95,7 @@ class RunsAnswer(_Answer):
         return cls(runs=runs, next=page.next, previous=page.previous, limit=limit, searched_to=page.searched_to)
 
 
-class StatisticsAnswer(_Answer):
+class StatisticsAnswer(Answer):
     """What is known of runs that ended."""
 
     total: int = Field(description="Runs that started and ended.")
@@ -136,7 +131,7 @@ class JobStatisticsAnswer(StatisticsAnswer):
         )
 
 
-class ReportAnswer(_Answer):
+class ReportAnswer(Answer):
     """Statistics of all jobs, and of each."""
 
     since: datetime | None = Field(serialization_alias="from", description="The whole hour that it begins with.")
@@ -157,7 +152,7 @@ class ReportAnswer(_Answer):
         )
 
 
-class ScheduledJobAnswer(_Answer):
+class ScheduledJobAnswer(Answer):
     """A job that a scheduler has."""
 
     id: str = Field(description="The job's id in its scheduler.")
@@ -180,7 +175,7 @@ class ScheduledJobAnswer(_Answer):
         return cls.model_validate({**asdict(job), "id": job.job_id, "name": job.job})
 
 
-class ScheduledJobsAnswer(_Answer):
+class ScheduledJobsAnswer(Answer):
     """The jobs that schedulers have."""
 
     jobs: list[ScheduledJobAnswer]
@@ -192,7 +187,7 @@ class ScheduledJobsAnswer(_Answer):
         return cls(jobs=[ScheduledJobAnswer.of(job) for job in jobs[:limit]], is_cut=len(jobs) > limit)
 
 
-class CommandAnswer(_Answer):
+class CommandAnswer(Answer):
     """What was asked of a scheduler, and what came of it."""
 
     id: str
@@ -209,19 +204,6 @@ class CommandAnswer(_Answer):
     def of(cls, command: Command) -> Self:
         """Return what is answered of a command."""
         return cls.model_validate(command)
-
-
-def to_json(answer: BaseModel) -> bytes:
-    """Return an answer as JSON, whatever an app has kept in a payload."""
-    try:
-        return answer.model_dump_json(by_alias=True).encode()
-    except PydanticSerializationError:
-        # Half of a pair of surrogates: JSON can escape it, UTF-8 can't have it
-        return json.dumps(answer.model_dump(by_alias=True), default=_written).encode()
-
-
-def _written(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _figures(statistics: Statistics) -> dict[str, Any]:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Final, TypeVar, cast
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
-from pydantic import BaseModel
-from sqlalchemy import Connection
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
 
 from clew import clock
-from clew.diagnostics import report as report_problem
 from clew.history import job_runs, job_statistics
-from clew.history.database import DatabaseError
 from clew.history.paging import MAX_LIMIT
 from clew.http import steering
-from clew.http.access import Caller, Refusal, admin_token_in_force, refusal_to_control, refusal_to_read
+from clew.http.answering import ERRORS, NOT_FOUND, as_response, asked_of, done, may_control, may_read, missing
 from clew.http.desk import Desk
 from clew.http.health import NO_STORE, Refused
 from clew.http.job_answers import (
@@ -26,7 +22,6 @@ from clew.http.job_answers import (
     RunsAnswer,
     ScheduledJobsAnswer,
     WholeRun,
-    to_json,
 )
 from clew.http.job_questions import ControlQuestion, JobsQuestion, RunsQuestion, StatisticsQuestion
 from clew.jobs.control import Command, UnknownJobError
@@ -34,33 +29,14 @@ from clew.jobs.schedule import Verb
 
 T = TypeVar("T")
 
-_RETRY_AFTER_S: Final = 5
 WAIT_S: Final = 5.0
 """How long a scheduler is waited for that was asked to do something."""
-
-
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    401: {"model": Refused, "description": "The admin token is missing or wrong"},
-    403: {"model": Refused, "description": "Only programs on this machine, or with the admin token"},
-    503: {"model": Refused, "description": "The history can't be read now"},
-}
-_NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {
-    404: {"model": Refused, "description": "There is none of that id"}
-}
-
-
-async def _may_read(request: Request) -> None:
-    _heed(refusal_to_read(Caller.of(request), admin_token_in_force()))
-
-
-async def _may_control(request: Request) -> None:
-    _heed(refusal_to_control(Caller.of(request), admin_token_in_force()))
 
 
 def make_router() -> APIRouter:
     """Return a router with the routes of jobs."""
     desk = Desk()
-    router = APIRouter(prefix="/jobs", tags=["jobs"], responses=_ERRORS)
+    router = APIRouter(prefix="/jobs", tags=["jobs"], responses=ERRORS)
     _add_reading(router, desk)
     for method, path, verb, summary in (
         ("POST", "/{job_id:path}/run", "run", "Run a job now, once, whatever its schedule"),
@@ -73,7 +49,7 @@ def make_router() -> APIRouter:
 
 
 def _add_reading(router: APIRouter, desk: Desk) -> None:
-    reading = [Depends(_may_read)]
+    reading = [Depends(may_read)]
 
     @router.get("", response_model=ScheduledJobsAnswer, dependencies=reading, summary="The jobs that schedulers have")
     async def jobs(asked: Annotated[JobsQuestion, Query()]) -> Response:
@@ -81,39 +57,39 @@ def _add_reading(router: APIRouter, desk: Desk) -> None:
         known = await _done(
             lambda: desk.do(lambda: steering.planned(desk.reader(), job=asked.job, instance=asked.instance))
         )
-        return _json(ScheduledJobsAnswer.of(known, limit=limit))
+        return as_response(ScheduledJobsAnswer.of(known, limit=limit))
 
     @router.get("/runs", response_model=RunsAnswer, dependencies=reading, summary="Runs of jobs, newest first")
     async def runs(asked: Annotated[RunsQuestion, Query()]) -> Response:
         limit = min(asked.limit, MAX_LIMIT)
         wanted = asked.filter()
-        page = await _asked(
+        page = await asked_of(
             desk, lambda found: job_runs.page(found, wanted, after=asked.after, before=asked.before, limit=limit)
         )
-        return _json(RunsAnswer.of(page, limit=limit))
+        return as_response(RunsAnswer.of(page, limit=limit))
 
     @router.get(
         "/runs/{run_id}",
         response_model=WholeRun,
         dependencies=reading,
-        responses=_NOT_FOUND,
+        responses=NOT_FOUND,
         summary="One run of a job",
     )
     async def run(run_id: str) -> Response:
-        row = await _asked(desk, lambda found: job_runs.RUNS.one(found, run_id))
+        row = await asked_of(desk, lambda found: job_runs.RUNS.one(found, run_id))
         if row is None:
-            raise HTTPException(404, f"there is no run {run_id[:80]!r}: it never was, or it is archived by now")
-        return _json(WholeRun.of(row))
+            raise missing(f"there is no run {run_id[:80]!r}: it never was, or it is archived by now")
+        return as_response(WholeRun.of(row))
 
     @router.get("/stats", response_model=ReportAnswer, dependencies=reading, summary="Statistics of jobs")
     async def stats(asked: Annotated[StatisticsQuestion, Query()]) -> Response:
-        report = await _asked(
+        report = await asked_of(
             desk,
             lambda found: job_statistics.report(
                 found, job=asked.job, since=asked.begin(), until=asked.until, limit=asked.limit
             ),
         )
-        return _json(ReportAnswer.of(report))
+        return as_response(ReportAnswer.of(report))
 
 
 def _add_control(router: APIRouter, desk: Desk, *, method: str, path: str, verb: Verb, summary: str) -> None:
@@ -135,16 +111,16 @@ def _add_control(router: APIRouter, desk: Desk, *, method: str, path: str, verb:
             command = await _done(partial(desk.do, partial(_outcome, desk, command)))
         if command.outcome is not None and not command.outcome.startswith("done"):
             raise HTTPException(409, command.outcome, NO_STORE)
-        return _json(CommandAnswer.of(command), status=202 if command.outcome is None else 200)
+        return as_response(CommandAnswer.of(command), status=202 if command.outcome is None else 200)
 
     router.add_api_route(
         path,
         steer,
         methods=[method],
         response_model=CommandAnswer,
-        dependencies=[Depends(_may_control)],
+        dependencies=[Depends(may_control)],
         responses={
-            **_NOT_FOUND,
+            **NOT_FOUND,
             202: {"model": CommandAnswer, "description": "The scheduler has not taken it yet; it may within a minute"},
             409: {"model": Refused, "description": "The scheduler refused, or it failed"},
         },
@@ -157,27 +133,11 @@ def _outcome(desk: Desk, command: Command) -> Command:
     return steering.outcome(desk.reader(), command)
 
 
-async def _asked(desk: Desk, question: Callable[[Connection], T]) -> T:
-    return await _done(lambda: desk.ask(question))
-
-
 async def _done(work: Callable[[], Awaitable[T]]) -> T:
-    try:
-        return await work()
-    except UnknownJobError as error:
-        raise HTTPException(404, f"{error}, of those that are alive", NO_STORE) from error
-    except DatabaseError as error:
-        raise HTTPException(503, str(error), {**NO_STORE, "Retry-After": str(_RETRY_AFTER_S)}) from error
-    except Exception as error:
-        report_problem("jobs router", error)
-        raise HTTPException(500, "the answer could not be made: see the log of the service", NO_STORE) from error
+    async def known() -> T:
+        try:
+            return await work()
+        except UnknownJobError as error:
+            raise missing(f"{error}, of those that are alive") from error
 
-
-def _heed(refusal: Refusal | None) -> None:
-    if refusal is not None:
-        headers = {**NO_STORE, "WWW-Authenticate": "Bearer"} if refusal.status == 401 else NO_STORE
-        raise HTTPException(refusal.status, refusal.message, headers)
-
-
-def _json(answer: BaseModel, *, status: int = 200) -> Response:
-    return Response(to_json(answer), status, media_type="application/json", headers=NO_STORE)
+    return await done(known)

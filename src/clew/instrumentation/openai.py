@@ -1,4 +1,6 @@
-"""OpenAI's clients: an LLM call for each request, with model, tokens and errors, and never a prompt or a completion.
+"""OpenAI's clients: an LLM call for each request, with model, tokens, cost, retries and errors.
+
+Prompts and completions are kept only where ``CLEW_LLM_CONTENT`` asks for it, an error's text never.
 
 For every provider that speaks its protocol. The HTTP requests below carry the thread: to a gateway or a model server of one's
 own, that is where the trace goes on.
@@ -9,28 +11,31 @@ Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/openai/
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 import openai
 import wrapt
-from openai import AsyncStream, Stream
+from openai import AsyncStream, Stream, _base_client, _legacy_response
 from openai.resources import chat, embeddings, responses
 from opentelemetry import context as otel_context
 
-from clew import clock
 from clew.catalog import semconv
 from clew.diagnostics import report
 from clew.instrumentation import httpx as http_clients
 from clew.llm.call import LlmCall, llm_call
+from clew.llm.content import is_wanted
 
 T = TypeVar("T")
 
-TIME_TO_FIRST_CHUNK: Final = "clew.llm.time_to_first_chunk_s"
-"""The attribute of a streamed call that says after how many seconds its first piece came."""
+MAX_SAID_LENGTH: Final = 65_536
+"""How many characters of a streamed answer are put together, where answers are kept."""
 
 # On the HTTP client, which copies of a client by with_options() share
 _MARK: Final = "_clew_llm_calls"
 _WHERE: Final = "instrument openai"
+# What a client calls between two tries
+_RETRY: Final = "_sleep_for_retry"
 _METHODS: Final = (
     (chat.Completions, ("create", "parse"), "chat"),
     (chat.AsyncCompletions, ("create", "parse"), "chat"),
@@ -49,6 +54,7 @@ class _Call:
         client = resource._client
         model = kwargs.get("model")
         address = getattr(client, "base_url", None)
+        user = kwargs.get("safety_identifier") or kwargs.get("user")
         attributes = {
             semconv.SERVER_ADDRESS: getattr(address, "host", None),
             semconv.SERVER_PORT: getattr(address, "port", None),
@@ -57,37 +63,50 @@ class _Call:
             "azure.ai.openai" if isinstance(client, (openai.AzureOpenAI, openai.AsyncAzureOpenAI)) else "openai",
             model if isinstance(model, str) else "",
             operation=operation,
+            user_id=user if isinstance(user, str) else None,
             **{key: value for key, value in attributes.items() if value is not None},
         )
         self._operation.begin()
-        self._started_ns = clock.monotonic_ns()
-        self._pieces = 0
+        self._said: list[str] | None = [] if is_wanted() else None
+        self._room = MAX_SAID_LENGTH
+        if self._said is not None and operation == "chat":
+            self._operation.prompt(kwargs.get("messages") or kwargs.get("input") or [])
         self._tokens: dict[str, int] = {}
         self._ended = False
 
     def __enter__(self) -> None:
         # Only around the request: what reads a stream has a context of its own
         self._token = self._operation.attach()
+        self._asking = _asking.set(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        _asking.reset(self._asking)
         if self._token is not None:
             otel_context.detach(self._token)
         if error is not None:
             self.end(error)
 
+    def again(self, response: Any) -> None:
+        """Take note that the client asks once more, after an answer that was an error, or after none."""
+        status = getattr(response, "status_code", None)
+        self._operation.retry("no_answer" if status is None else str(status))
+
     def answered(self, result: Any) -> Any:
         """Take what the library returns: the response ends the call, a stream ends it with its last piece."""
         try:
-            if isinstance(result, Stream):
-                result._iterator = self._watched(result._iterator)
-                wrapt.wrap_function_wrapper(result, "close", self._closed)
-            elif isinstance(result, AsyncStream):
-                result._iterator = self._watched_async(result._iterator)
-                wrapt.wrap_function_wrapper(result, "close", self._closed_async)
+            # What is within a raw response is parsed once, whoever asks
+            answer = result.parse() if isinstance(result, _legacy_response.LegacyAPIResponse) else result
+            if isinstance(answer, Stream):
+                answer._iterator = self._watched(answer._iterator)
+                wrapt.wrap_function_wrapper(answer, "close", self._closed)
+            elif isinstance(answer, AsyncStream):
+                answer._iterator = self._watched_async(answer._iterator)
+                wrapt.wrap_function_wrapper(answer, "close", self._closed_async)
             else:
-                self._read(result)
+                self._read(answer)
                 self.end()
         except Exception as error:
+            self.end()
             report(_WHERE, error)
         return result
 
@@ -101,6 +120,8 @@ class _Call:
         self._ended = True
         try:
             self._operation.tokens(**self._tokens)
+            if self._said:
+                self._operation.completion("".join(self._said))
             if isinstance(error, Exception):
                 status = [getattr(error, name, None) for name in ("status_code", "code")]
                 self._operation.fail(type(error).__qualname__, " ".join(str(item) for item in status if item))
@@ -113,25 +134,36 @@ class _Call:
         """Take the provider's account of a response, or of a piece of one."""
         # The events of a streamed response have it within
         answer = getattr(result, "response", None) or result
-        for attribute, name in ((semconv.GEN_AI_RESPONSE_ID, "id"), (semconv.GEN_AI_RESPONSE_MODEL, "model")):
-            if isinstance(value := getattr(answer, name, None), str):
-                self._operation.set(attribute, value)
-        reasons = [getattr(choice, "finish_reason", None) for choice in getattr(answer, "choices", None) or ()]
-        if any(reasons):
-            self._operation.set(semconv.GEN_AI_RESPONSE_FINISH_REASONS, [reason or "" for reason in reasons])
+        choices = getattr(answer, "choices", None) or ()
+        reasons = [getattr(choice, "finish_reason", None) for choice in choices]
+        names = {name: getattr(answer, name, None) for name in ("id", "model")}
+        self._operation.response(
+            **{name: value for name, value in names.items() if isinstance(value, str)},
+            finish_reasons=[reason or "" for reason in reasons] if any(reasons) else None,
+        )
         if (usage := getattr(answer, "usage", None)) is not None:
             # Some providers repeat the sum so far with each piece of a stream: the last one counts
-            self._tokens = {
-                name: getattr(usage, f"{name}_tokens", None) or getattr(usage, f"{other}_tokens", None) or 0
-                for name, other in (("input", "prompt"), ("output", "completion"))
-            }
+            self._tokens = _counted(usage)
+        if self._said is not None:
+            self._listen(result, choices)
+
+    def _listen(self, result: Any, choices: Any) -> None:
+        """Take what is said, up to as much as can be kept."""
+        texts = [getattr(result, "output_text", None)]
+        if getattr(result, "type", None) == "response.output_text.delta":
+            texts = [getattr(result, "delta", None)]
+        # Of several choices the first
+        for choice in choices[:1]:
+            said = getattr(choice, "message", None) or getattr(choice, "delta", None)
+            texts.append(getattr(said, "content", None))
+        for text in texts:
+            if isinstance(text, str) and self._room > 0 and self._said is not None:
+                self._said.append(text[: self._room])
+                self._room -= len(text)
 
     def _piece(self, piece: Any) -> None:
         try:
-            if not self._pieces:
-                waited_s = (clock.monotonic_ns() - self._started_ns) / 1e9
-                self._operation.set(TIME_TO_FIRST_CHUNK, round(waited_s, 6))
-            self._pieces += 1
+            self._operation.first_token()
             self._read(piece)
         except Exception as error:
             report(_WHERE, error)
@@ -164,6 +196,34 @@ class _Call:
     async def _closed_async(self, wrapped: Callable[..., Awaitable[Any]], _stream: Any, args: Any, kwargs: Any) -> Any:
         self.end()
         return await wrapped(*args, **kwargs)
+
+
+_asking: Final[ContextVar[_Call | None]] = ContextVar("clew_openai_call", default=None)
+"""The call whose request is under way, for what the client does in between."""
+
+
+def _counted(usage: Any) -> dict[str, int]:
+    """Return a provider's account of tokens: chat completions, responses and embeddings each name them in their own way."""
+    counted = {
+        name: getattr(usage, f"{name}_tokens", None) or getattr(usage, f"{other}_tokens", None)
+        for name, other in (("input", "prompt"), ("output", "completion"))
+    }
+    of_input = getattr(usage, "input_tokens_details", None) or getattr(usage, "prompt_tokens_details", None)
+    of_output = getattr(usage, "output_tokens_details", None) or getattr(usage, "completion_tokens_details", None)
+    counted["cache_read"] = getattr(of_input, "cached_tokens", None)
+    counted["cache_write"] = getattr(of_input, "cache_write_tokens", None)
+    counted["reasoning"] = getattr(of_output, "reasoning_tokens", None)
+    return {name: number for name, number in counted.items() if isinstance(number, int)}
+
+
+def _again(wrapped: Callable[..., Any], _client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Count what the client tries once more, where it waits before that: it waits, or returns what is to be awaited."""
+    try:
+        if (call := _asking.get()) is not None:
+            call.again(kwargs.get("response"))
+    except Exception as error:
+        report(_WHERE, error)
+    return wrapped(*args, **kwargs)
 
 
 def _begin(resource: Any, operation: str, kwargs: dict[str, Any]) -> _Call | None:
@@ -209,6 +269,10 @@ def _patch() -> None:
             # Older clients have fewer methods
             if method in vars(kind) and not isinstance(vars(kind)[method], wrapt.FunctionWrapper):
                 wrapt.wrap_function_wrapper(kind, method, wrapper(operation))
+    for client in (_base_client.SyncAPIClient, _base_client.AsyncAPIClient):
+        known = vars(client).get(_RETRY)
+        if known is not None and not isinstance(known, wrapt.FunctionWrapper):
+            wrapt.wrap_function_wrapper(client, _RETRY, _again)
 
 
 def instrument(target: T) -> T:

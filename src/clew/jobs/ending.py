@@ -33,7 +33,7 @@ class Ending:
             return
         self._is_armed = True
         add_part(self)
-        let_finish(running.any)
+        let_finish(self)
         importlib.import_module("concurrent.futures.thread")
         register: Any = getattr(threading, "_register_atexit", atexit.register)
         try:
@@ -42,6 +42,10 @@ class Ending:
         except RuntimeError:
             # The interpreter is ending
             return
+
+    def goes_on(self) -> bool:
+        """Tell whether a run does."""
+        return running.any()
 
     def flush(self, timeout_s: float) -> bool:
         """Nothing waits here."""

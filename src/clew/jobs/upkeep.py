@@ -27,6 +27,8 @@ def the_recorder() -> Recorder | None:
     if found is None or (_kept is not None and _kept() is found):
         return found
     _kept = weakref.ref(found)
+    # Where there is no telemetry, to find out who this is takes threads, which can't be had when the interpreter ends
+    _ = found.origin
     interval_s = found.settings.heartbeat_s
     watch = Watch(interval_s)
     poll_s = min(POLL_S, interval_s)

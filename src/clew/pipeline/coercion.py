@@ -166,6 +166,16 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def name_text(value: Any) -> str:
+    """Return what was given as a name as a text, also an object whose ``str()`` raises.
+
+    Example:
+        >>> name_text("gpt-4o"), name_text(7)
+        ('gpt-4o', '7')
+    """
+    return value if type(value) is str else str(attribute_value(value, max_length=MAX_LABEL_LENGTH))
+
+
 def label_value(value: Any) -> str | int:
     """Return ``value`` as a metric label: a short text, or an integer.
 

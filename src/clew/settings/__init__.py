@@ -252,6 +252,10 @@ class Settings(BaseSettings):
     metrics_path: Annotated[str, BeforeValidator(path_or_none)] = Field(default="/metrics", pattern=r"^(/[^\s?#]*)?$")
     """Where an instrumented app answers in Prometheus's format; ``none``, or empty in code, switches it off."""
 
+    # Language models
+    llm_content: bool = False
+    """Whether prompts and completions are kept, in spans and in records, redacted and cut at ``CLEW_PAYLOAD_MAX_BYTES``."""
+
     # Durable records
     history: bool = True
     """Whether runs of jobs, messages, tasks of agents and results of health checks are kept in a database."""

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI, RateLimitError
 
 from clew.demo.language_model import LanguageModel
 from clew.demo.llm import MAX_REQUEST_BYTES, build_app
@@ -148,3 +148,27 @@ def test_without_a_key_the_variable_is_named(monkeypatch):
     monkeypatch.delenv("OPENAI_ADMIN_KEY", raising=False)
     with pytest.raises(DemoError, match="OPENAI_API_KEY"):
         LanguageModel(DemoSettings.load())
+
+
+def test_what_was_asked_before_is_in_the_prompt_cache_of_its_key(client):
+    tokens = [
+        ask(client, TEXT, prompt_cache_key=key).usage.prompt_tokens_details.cached_tokens
+        for key in ("one", "one", "another")
+    ]
+    assert tokens == [0, 26, 0]
+
+
+def test_embeddings_are_the_same_for_the_same_text(client):
+    found = client.embeddings.create(
+        model=STAND_IN_MODEL, input=["a thread", "a thread", "a maze"], encoding_format="float"
+    )
+    vectors = [item.embedding for item in found.data]
+    assert vectors[0] == vectors[1] != vectors[2]
+    assert found.usage.prompt_tokens == 6
+
+
+def test_it_may_be_too_busy_for_the_first_tries(client):
+    refused = {"x-stand-in-refuse": "2"}
+    assert ask(client.with_options(max_retries=2), TEXT, extra_headers=refused).choices
+    with pytest.raises(RateLimitError):
+        ask(client.with_options(max_retries=1), TEXT, extra_headers=refused)

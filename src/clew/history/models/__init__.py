@@ -6,7 +6,7 @@ from clew.history.models.agents import Agent, AgentTask, AgentTaskTotal, Handoff
 from clew.history.models.columns import MAX_NAME_LENGTH, Base, UtcDateTime
 from clew.history.models.health import HealthCheck
 from clew.history.models.jobs import JobCommand, JobRun, JobRunDailyTotal, JobRunTotal, ScheduledJob
-from clew.history.models.llm import LlmCall, LlmUsageTotal
+from clew.history.models.llm import LlmBudgetAlarm, LlmCall, LlmUsageTotal
 from clew.history.models.messages import QueueMessage, QueueMessageTotal
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "JobRun",
     "JobRunDailyTotal",
     "JobRunTotal",
+    "LlmBudgetAlarm",
     "LlmCall",
     "LlmUsageTotal",
     "QueueMessage",

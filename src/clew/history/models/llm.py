@@ -80,3 +80,23 @@ class LlmUsageTotal(Base):
     duration_s: Mapped[float] = mapped_column(Float)
 
     __table_args__ = ({"sqlite_with_rowid": False},)
+
+
+class LlmBudgetAlarm(Base):
+    """That a budget was reported to be nearly or wholly spent: whoever writes the row reports it, so that nobody else does."""
+
+    __tablename__ = "llm_budget_alarms"
+
+    budget: Mapped[str] = mapped_column(Name, primary_key=True)
+    grain: Mapped[str] = mapped_column(String(8), primary_key=True)
+    since: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
+    """When the hour or the day began."""
+    level: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """``warning`` or ``exceeded``."""
+    spent_usd: Mapped[float] = mapped_column(Float)
+    budget_usd: Mapped[float] = mapped_column(Float)
+    service: Mapped[str] = mapped_column(Name)
+    instance: Mapped[str] = mapped_column(Name)
+    reported_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = ({"sqlite_with_rowid": False},)

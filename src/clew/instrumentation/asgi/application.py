@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import threading
 from collections.abc import Awaitable
+from contextlib import suppress
 from types import MethodType
 from typing import Any, Final, TypeVar, cast
 
@@ -82,7 +85,7 @@ async def _live(target: Any, app: App, scope: Scope, receive: Receive, send: Sen
     async def sending(message: Message) -> None:
         if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
             # Servers end the process by the signal that stopped them, and then nothing runs at exit
-            ending.flush_at_end()
+            await _end_life()
         await send(message)
 
     await app(scope, receive, sending)
@@ -93,6 +96,7 @@ def _begin_life(target: Any) -> None:
         runtime.ready()
         # A server puts its handlers in place before it starts the app, which may be after clew was configured
         logs.adopt_server_logs()
+        ending.note_server()
         if _has_rival(target):
             report(
                 "instrument",
@@ -101,6 +105,32 @@ def _begin_life(target: Any) -> None:
             )
     except Exception as error:
         report("instrument", error)
+
+
+async def _end_life() -> None:
+    loop = _running_loop() if ending.is_held_up() else None
+    if loop is None:
+        ending.flush_at_end()
+        return
+    # What goes on may do so upon this very loop, or have all threads of its pool
+    over = asyncio.Event()
+
+    def end() -> None:
+        ending.flush_at_end()
+        # Unless the server waited no longer, and has closed it
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(over.set)
+
+    threading.Thread(target=end, name="clew-lifespan", daemon=True).start()
+    await over.wait()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        # Served by trio
+        return None
 
 
 def _has_rival(app: Any) -> bool:

@@ -30,9 +30,11 @@ from clew.catalog.operations import JOB, JOB_CUT_SHORT, JOB_NOT_RUN
 from clew.diagnostics import report
 from clew.engine.context import Carried
 from clew.engine.metrics import registry
+from clew.engine.operation import Linkable
 from clew.history.ids import new_id
 from clew.instrumentation.celery.application import WHERE, is_instrumented
 from clew.instrumentation.celery.message import RUN_ID, Told, destination, system_of, told_by
+from clew.jobs.earlier import earlier_run
 from clew.jobs.occasion import Occasion
 from clew.jobs.record import the_recorder
 from clew.jobs.run import STATUS, JobRun, _scheduled
@@ -142,15 +144,24 @@ def _task_run(
         run_id=told.run_id,
     )
     attributes = {**_scheduled(str(task.name), occasion), "clew.job.lateness_s": occasion.lateness_s}
-    earlier = () if told.earlier is None else (told.earlier,)
+    earlier: list[Linkable] = [] if told.earlier is None else [told.earlier]
     if message.get("is_eager"):
         run = made(kind, attributes, links=earlier, occasion=occasion)
     else:
         attributes |= _of_message(task.app, message)
+        if kind is JOB and REDELIVERY_COUNT in attributes and (before := _delivered_before(occasion, told)) is not None:
+            earlier.append(before)
         links = (told.carried, *earlier) if told.is_periodic else earlier
         run = made(kind, attributes, parent=told.carried, links=links, root=told.is_periodic, occasion=occasion)
     run.told = told
     return run
+
+
+def _delivered_before(occasion: Occasion, told: Told) -> dict[str, str] | None:
+    known_by = told.carried.correlation_id
+    if occasion.job_id is None or known_by is None:
+        return None
+    return earlier_run(occasion.job_id, correlation_id=known_by, attempt=occasion.attempt)
 
 
 def _of_message(app: Any, message: Mapping[str, Any]) -> dict[str, Any]:

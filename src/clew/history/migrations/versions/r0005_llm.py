@@ -80,10 +80,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("grain", "since", "service", "provider", "model", "agent", "user_id", "status"),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "llm_budget_alarms",
+        sa.Column("budget", sa.String(length=255), nullable=False),
+        sa.Column("grain", sa.String(length=8), nullable=False),
+        sa.Column("since", _time(), nullable=False),
+        sa.Column("level", sa.String(length=16), nullable=False),
+        sa.Column("spent_usd", sa.Float(), nullable=False),
+        sa.Column("budget_usd", sa.Float(), nullable=False),
+        sa.Column("service", sa.String(length=255), nullable=False),
+        sa.Column("instance", sa.String(length=255), nullable=False),
+        sa.Column("reported_at", _time(), nullable=False),
+        sa.PrimaryKeyConstraint("budget", "grain", "since", "level"),
+        sqlite_with_rowid=False,
+    )
 
 
 def downgrade() -> None:
     """Drop them with all that is in them."""
+    op.drop_table("llm_budget_alarms")
     op.drop_table("llm_usage_totals")
     op.drop_index("llm_calls_by_user", table_name="llm_calls", postgresql_where=sa.text("user_id IS NOT NULL"))
     op.drop_index("llm_calls_by_trace", table_name="llm_calls")

@@ -1,0 +1,1 @@
+"""Work that every app has: documents, caches, other people's services, and errors that are handled."""
