@@ -263,7 +263,7 @@ def llm_prices(prices: Mapping[str, Mapping[str, float]], /) -> None:
 
     Example:
         >>> import clew
-        >>> clew.llm_prices({"our-model": {"input": 0.5, "output": 1.5}, "openai/gpt-4o": {"input": 2.0, "output": 8.0}})
+        >>> clew.llm_prices({"our-model": {"input": 0.5, "output": 1.5}, "openai/ours": {"input": 2.0, "output": 8.0}})
     """
     try:
         price_list.override(prices)
