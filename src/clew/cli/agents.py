@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from clew import clock
-from clew.cli.jobs import From, Hours, Json, To, _asked, _fail, _history, _plain, _print_json, _say
+from clew.cli.asking import (
+    BAD_INPUT,
+    FAILED,
+    From,
+    Hours,
+    Json,
+    To,
+    asked_of,
+    fail,
+    opened_history,
+    plain_json,
+    print_json,
+    say,
+    say_where_it_goes_on,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,8 +30,6 @@ if TYPE_CHECKING:
     from clew.history.paging import Shelf
     from clew.history.reading import Reader
 
-_FAILED: Final = 1
-_BAD_INPUT: Final = 2
 
 Limit = Annotated[int, typer.Option("--limit", "-n", help="How many, 500 at most.")]
 After = Annotated[str | None, typer.Option("--after", help="Older ones than a page's: its 'next'.")]
@@ -55,21 +67,21 @@ def list_(
     from clew.http.agent_answers import AgentsAnswer
     from clew.http.agent_questions import AgentsQuestion
 
-    asked = _asked(AgentsQuestion, type=type, service=service, state=state, hours=hours, limit=limit)
-    with _history() as reader, reader.open() as connection:
+    asked = asked_of(AgentsQuestion, type=type, service=service, state=state, hours=hours, limit=limit)
+    with opened_history() as reader, reader.open() as connection:
         found = known.registered(connection, type=asked.type, service=asked.service)
         report = known.statistics(connection, since=asked.begin(), until=asked.until)
     answer = AgentsAnswer.of(found, report.agents, limit=asked.limit, state=asked.state)
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
         return
     if not answer.agents:
-        _say("No such agents are known.")
+        say("No such agents are known.")
         return
     console = terminal.make_console()
     terminal.show(console, agent_tables.agents_table(console, answer.agents, clock.utc_now()))
     if answer.is_cut:
-        _say(f"There are more than these {len(answer.agents)} agents: --limit shows more.")
+        say(f"There are more than these {len(answer.agents)} agents: --limit shows more.")
 
 
 @agents.command("status")
@@ -85,15 +97,15 @@ def status(
     from clew.http.agent_answers import WholeAgent
     from clew.http.agent_questions import AgentQuestion
 
-    asked = _asked(AgentQuestion, hours=hours)
-    with _history() as reader, reader.open() as connection:
+    asked = asked_of(AgentQuestion, hours=hours)
+    with opened_history() as reader, reader.open() as connection:
         found = known.registered(connection, agent=agent)
         report = known.statistics(connection, agent=agent, since=asked.begin())
     if not found:
-        _fail(f"there is no agent {agent!r}: 'clew agents list' shows which there are", _FAILED)
+        fail(f"there is no agent {agent!r}: 'clew agents list' shows which there are", FAILED)
     answer = WholeAgent.of_agent(found[0], report.agents[0] if report.agents else known.AgentStatistics(agent=agent))
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
         return
     console, now = terminal.make_console(), clock.utc_now()
     terminal.show(console, agent_tables.agent_details(answer, now))
@@ -133,11 +145,11 @@ def history(  # noqa: PLR0913 - one option each
     from clew.http.agent_questions import TasksQuestion
 
     if record is not None:
-        with _history() as reader:
+        with opened_history() as reader:
             one = WholeTask.of(_one(reader, agent_tasks.TASKS, record, "task"))
         _show_one(one, agent_tables.task_details, as_json=as_json)
         return
-    asked = _asked(
+    asked = asked_of(
         TasksQuestion,
         **{"from": since, "to": until},
         agent=agent,
@@ -152,11 +164,11 @@ def history(  # noqa: PLR0913 - one option each
         after=after,
         before=before,
     )
-    with _history() as reader, reader.open() as connection:
+    with opened_history() as reader, reader.open() as connection:
         page = agent_tasks.page(connection, asked.filter(), after=asked.after, before=asked.before, limit=asked.limit)
     answer = TasksAnswer.of(page, limit=min(asked.limit, paging.MAX_LIMIT))
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
         return
     if answer.tasks:
         console = terminal.make_console()
@@ -197,11 +209,11 @@ def handoffs(  # noqa: PLR0913 - one option each
     from clew.http.agent_questions import HandoffsQuestion
 
     if record is not None:
-        with _history() as reader:
+        with opened_history() as reader:
             one = WholeHandoff.of(_one(reader, known.HANDOFFS, record, "handoff"))
         _show_one(one, agent_tables.handoff_details, as_json=as_json)
         return
-    asked = _asked(
+    asked = asked_of(
         HandoffsQuestion,
         **{"from": since, "to": until},
         source=source,
@@ -217,11 +229,11 @@ def handoffs(  # noqa: PLR0913 - one option each
         after=after,
         before=before,
     )
-    with _history() as reader, reader.open() as connection:
+    with opened_history() as reader, reader.open() as connection:
         page = known.page(connection, asked.filter(), after=asked.after, before=asked.before, limit=asked.limit)
     answer = HandoffsAnswer.of(page, limit=min(asked.limit, paging.MAX_LIMIT))
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
         return
     if answer.handoffs:
         console = terminal.make_console()
@@ -248,24 +260,24 @@ def graph(
     from clew.http.agent_drawing import draw
     from clew.http.agent_questions import GraphQuestion
 
-    asked = _asked(GraphQuestion, **{"from": since, "to": until}, agent=agent, hours=hours)
-    with _history() as reader, reader.open() as connection:
+    asked = asked_of(GraphQuestion, **{"from": since, "to": until}, agent=agent, hours=hours)
+    with opened_history() as reader, reader.open() as connection:
         found = known.graph(connection, agent=asked.agent, since=asked.begin(), until=asked.until)
     if svg is not None:
         try:
             svg.write_text(draw(found), encoding="utf-8")
         except OSError as error:
-            _fail(f"{svg} can't be written: {error.strerror or error}", _BAD_INPUT)
+            fail(f"{svg} can't be written: {error.strerror or error}", BAD_INPUT)
     answer = GraphAnswer.of(found)
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
     elif svg is not None:
-        _say(f"{len(answer.edges)} edges are drawn in {svg}.")
+        say(f"{len(answer.edges)} edges are drawn in {svg}.")
     elif answer.edges:
         console = terminal.make_console()
         terminal.show(console, agent_tables.graph_table(console, answer))
     else:
-        _say("No handoffs are known.")
+        say("No handoffs are known.")
 
 
 def _one(reader: Reader, shelf: Shelf, part: str, what: str) -> Any:
@@ -278,10 +290,10 @@ def _one(reader: Reader, shelf: Shelf, part: str, what: str) -> Any:
         alike = shelf.alike(connection, digits)
         if not alike:
             at_least = f" (give {paging.MIN_PART} digits at least)" if len(digits) < paging.MIN_PART else ""
-            _fail(f"there is no {what} {part!r}{at_least}: it never was, or it is archived by now", _FAILED)
+            fail(f"there is no {what} {part!r}{at_least}: it never was, or it is archived by now", FAILED)
         if len(alike) > 1:
             ids = "".join(f"\n  {row['id']}" for row in alike)
-            _fail(f"several {what}s are meant by {part!r}: give more digits of one{ids}", _BAD_INPUT)
+            fail(f"several {what}s are meant by {part!r}: give more digits of one{ids}", BAD_INPUT)
         return shelf.one(connection, alike[0]["id"])
 
 
@@ -289,7 +301,7 @@ def _show_one(answer: Any, details: Any, *, as_json: bool) -> None:
     from clew.cli import job_tables, terminal
 
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
         return
     console = terminal.make_console()
     terminal.show(console, details(answer, clock.utc_now()))
@@ -300,8 +312,5 @@ def _show_one(answer: Any, details: Any, *, as_json: bool) -> None:
 
 def _say_more(what: str, following: str | None, searched_to: datetime | None, *, found: bool) -> None:
     if not found:
-        _say(f"No such {what} are known." if following is None else f"No such {what} were found so far.")
-    if searched_to is not None:
-        _say(f"Looked back to {searched_to:%Y-%m-%d %H:%M:%S} UTC; further back with --after {following}")
-    elif following is not None:
-        _say(f"Older ones: --after {following}")
+        say(f"No such {what} are known." if following is None else f"No such {what} were found so far.")
+    say_where_it_goes_on(searched_to, following)

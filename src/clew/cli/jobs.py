@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import getpass
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from pydantic import BaseModel, ValidationError
 
 from clew import clock
+from clew.cli.asking import (
+    BAD_INPUT,
+    FAILED,
+    From,
+    Hours,
+    Json,
+    To,
+    asked_of,
+    fail,
+    opened_history,
+    plain_json,
+    print_json,
+    say,
+    say_where_it_goes_on,
+)
 from clew.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,21 +40,13 @@ if TYPE_CHECKING:
 WAIT_S: Final = 10.0
 """How long a scheduler is waited for that was asked to do something."""
 
-_FAILED: Final = 1
-_BAD_INPUT: Final = 2
 _STATUSES: Final = "scheduled, running, completed, failed, cancelled, missed, skipped or lost"
 
 OneJob = Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job only, by its name.", show_default=False)]
 Scheduled = Annotated[str, typer.Argument(metavar="JOB", help="The job's id in its scheduler, or its name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
-Hours = Annotated[float | None, typer.Option("--hours", help="Of the last so many hours.", show_default=False)]
-From = Annotated[str | None, typer.Option("--from", metavar="TIME", help="From then on: 2026-01-31T12:00:00Z.")]
-To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Before then, written in the same way.")]
 Instance = Annotated[str | None, typer.Option("--instance", help="The instance of the service, where several have it.")]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="The scheduler, where several have it.")]
 User = Annotated[str | None, typer.Option("--user", help="Who asks for it.", show_default="your login name")]
-
-Q = TypeVar("Q", bound=BaseModel)
 
 jobs: Final = typer.Typer(
     no_args_is_help=True,
@@ -66,21 +69,21 @@ def list_(*, job: OneJob = None, hours: Hours = None, as_json: Json = False) -> 
     from clew.http.job_answers import ReportAnswer, ScheduledJobAnswer
     from clew.http.job_questions import StatisticsQuestion
 
-    asked = _asked(StatisticsQuestion, job=job, hours=hours)
-    with _history() as reader:
+    asked = asked_of(StatisticsQuestion, job=job, hours=hours)
+    with opened_history() as reader:
         with reader.open() as connection:
             report = ReportAnswer.of(job_statistics.report(connection, job=asked.job, since=asked.begin()))
         schedules: dict[str, list[ScheduledJobAnswer]] = {}
         for planned in steering.planned(reader, job=asked.job):
             schedules.setdefault(planned.job, []).append(ScheduledJobAnswer.of(planned))
     if as_json:
-        for one in (content := _plain(report))["jobs"]:
-            one["schedules"] = [_plain(planned) for planned in schedules.get(one["job"], ())]
-        _print_json(content)
+        for one in (content := plain_json(report))["jobs"]:
+            one["schedules"] = [plain_json(planned) for planned in schedules.get(one["job"], ())]
+        print_json(content)
     else:
         _show_report(report, job, lambda at: job_tables.jobs_table(at, report, schedules, clock.utc_now()))
     if job and not report.jobs:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(FAILED)
 
 
 @jobs.command("runs")
@@ -107,7 +110,7 @@ def runs(  # noqa: PLR0913 - one option each
     from clew.http.job_answers import RunsAnswer
     from clew.http.job_questions import RunsQuestion
 
-    asked = _asked(
+    asked = asked_of(
         RunsQuestion,
         **{"from": since, "to": until},
         job=job,
@@ -122,21 +125,18 @@ def runs(  # noqa: PLR0913 - one option each
         after=after,
         before=before,
     )
-    with _history() as reader, reader.open() as connection:
+    with opened_history() as reader, reader.open() as connection:
         page = job_runs.page(connection, asked.filter(), after=asked.after, before=asked.before, limit=asked.limit)
     answer = RunsAnswer.of(page, limit=min(asked.limit, paging.MAX_LIMIT))
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
         return
     if answer.runs:
         console = terminal.make_console()
         terminal.show(console, job_tables.runs_table(console, answer.runs, clock.utc_now()))
     else:
-        _say("No such runs are known." if answer.next is None else "No such runs were found so far.")
-    if answer.searched_to is not None:
-        _say(f"Looked back to {answer.searched_to:%Y-%m-%d %H:%M:%S} UTC; further back with --after {answer.next}")
-    elif answer.next is not None:
-        _say(f"Older ones: --after {answer.next}")
+        say("No such runs are known." if answer.next is None else "No such runs were found so far.")
+    say_where_it_goes_on(answer.searched_to, answer.next)
 
 
 @jobs.command("show")
@@ -155,12 +155,12 @@ def show(
     from clew.cli import job_tables, terminal
     from clew.http.job_answers import WholeRun
 
-    with _history() as reader:
+    with opened_history() as reader:
         run = WholeRun.of(_one_run(reader, run_id))
     lines, problem = _log_lines(run) if logs else (None, None)
     if as_json:
         shown = None if lines is None else [{**vars(line), "at": line.at.isoformat()} for line in lines]
-        _print_json({**_plain(run), "logs": shown})
+        print_json({**plain_json(run), "logs": shown})
     else:
         console = terminal.make_console()
         terminal.show(console, job_tables.run_details(run, clock.utc_now()))
@@ -171,7 +171,7 @@ def show(
             console.print()
             terminal.show(console, job_tables.log_text(lines))
     if problem:
-        _say(problem)
+        say(problem)
 
 
 @jobs.command("stats")
@@ -184,16 +184,16 @@ def stats(
     from clew.http.job_answers import ReportAnswer
     from clew.http.job_questions import StatisticsQuestion
 
-    asked = _asked(StatisticsQuestion, **{"from": since, "to": until}, job=job, hours=hours)
-    with _history() as reader, reader.open() as connection:
+    asked = asked_of(StatisticsQuestion, **{"from": since, "to": until}, job=job, hours=hours)
+    with opened_history() as reader, reader.open() as connection:
         known = job_statistics.report(connection, job=asked.job, since=asked.begin(), until=asked.until)
     report = ReportAnswer.of(known)
     if as_json:
-        _print_json(_plain(report))
+        print_json(plain_json(report))
     else:
         _show_report(report, job, lambda at: job_tables.statistics_table(at, report, clock.utc_now()))
     if job and not report.jobs:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(FAILED)
 
 
 @jobs.command("run")
@@ -233,7 +233,7 @@ def remove(
     """Take a job from its scheduler. Its runs stay in the history."""
     if not yes:
         if not sys.stdin.isatty():
-            _fail("nobody can be asked whether this is meant: say so with --yes", _BAD_INPUT)
+            fail("nobody can be asked whether this is meant: say so with --yes", BAD_INPUT)
         typer.confirm(f"Remove the job {job!r} from its scheduler?", abort=True, err=True)
     _steer("remove", job, instance, scheduler, user, as_json=as_json)
 
@@ -242,12 +242,12 @@ def _show_report(report: ReportAnswer, job: str | None, table: Callable[[Console
     from clew.cli import terminal
 
     if not report.jobs:
-        _say(f"No job {job!r} is known." if job else "No jobs are known.")
+        say(f"No job {job!r} is known." if job else "No jobs are known.")
         return
     console = terminal.make_console()
     terminal.show(console, table(console))
     if report.is_cut:
-        _say(f"There are more than these {len(report.jobs)} jobs: name one.")
+        say(f"There are more than these {len(report.jobs)} jobs: name one.")
 
 
 def _steer(
@@ -261,7 +261,7 @@ def _steer(
     from clew.http.job_answers import CommandAnswer
     from clew.jobs.control import UnknownJobError
 
-    with _history() as reader:
+    with opened_history() as reader:
         job_id = _job_id(steering.planned(reader, instance=instance), job)
         try:
             command = steering.ask(
@@ -273,16 +273,16 @@ def _steer(
                 requested_by=user or _login_name(),
             )
         except UnknownJobError:
-            _fail(f"no scheduler that is alive has a job {job!r}: 'clew jobs list' shows which there are", _FAILED)
+            fail(f"no scheduler that is alive has a job {job!r}: 'clew jobs list' shows which there are", FAILED)
         command = _awaited(reader, command)
     if as_json:
-        _print_json(_plain(CommandAnswer.of(command)))
+        print_json(plain_json(CommandAnswer.of(command)))
     said = command.outcome or (
         f"its scheduler ({command.scheduler} of {command.instance}) has not taken it within {WAIT_S:.0f} s; it may within a minute"
     )
     is_done = said.startswith("done")
     if not is_done:
-        _fail(f"{job}: {said}", _FAILED)
+        fail(f"{job}: {said}", FAILED)
     if not as_json:
         terminal.show(terminal.make_console(), Text(plain(f"{job}: {said.removeprefix('done: ')}")))
 
@@ -305,9 +305,9 @@ def _job_id(known: list[Job], wanted: str) -> str:
         return wanted
     ids = sorted({job.job_id for job in known if job.job == wanted})
     if not ids:
-        _fail(f"no scheduler that is alive has a job {wanted!r}: 'clew jobs list' shows which there are", _FAILED)
+        fail(f"no scheduler that is alive has a job {wanted!r}: 'clew jobs list' shows which there are", FAILED)
     if len(ids) > 1:
-        _fail(f"several jobs are called {wanted!r}: name one by its id, {' or '.join(ids[:5])}", _BAD_INPUT)
+        fail(f"several jobs are called {wanted!r}: name one by its id, {' or '.join(ids[:5])}", BAD_INPUT)
     return ids[0]
 
 
@@ -321,10 +321,10 @@ def _one_run(reader: Reader, part: str) -> Any:
         alike = job_runs.RUNS.alike(connection, digits)
         if not alike:
             at_least = f" (give {paging.MIN_PART} digits at least)" if len(digits) < paging.MIN_PART else ""
-            _fail(f"there is no run {part!r}{at_least}: it never was, or it is archived by now", _FAILED)
+            fail(f"there is no run {part!r}{at_least}: it never was, or it is archived by now", FAILED)
         if len(alike) > 1:
             ids = "".join(f"\n  {row['id']}  {row['job']}" for row in alike)
-            _fail(f"several runs are meant by {part!r}: give more digits of one{ids}", _BAD_INPUT)
+            fail(f"several runs are meant by {part!r}: give more digits of one{ids}", BAD_INPUT)
         return job_runs.RUNS.one(connection, alike[0]["id"])
 
 
@@ -345,68 +345,8 @@ def _log_lines(run: WholeRun) -> tuple[list[LogLine] | None, str | None]:
     return lines, None if lines else f"No log lines: {url} has none of trace {run.trace_id}."
 
 
-@contextmanager
-def _history() -> Iterator[Reader]:
-    """Return the history; what is in its way ends the command with a sentence."""
-    from clew.history.database import DatabaseError
-    from clew.history.reading import Reader
-    from clew.http.steering import bury
-
-    settings = Settings.load()
-    try:
-        reader = Reader(settings.history_url())
-        try:
-            if (missing := reader.missing) is not None:
-                _say(f"{missing[0].upper()}{missing[1:]}. CLEW_DATABASE_URL names another.")
-            with suppress(DatabaseError):
-                # What can't be written may be readable, and if not, reading says why
-                bury(reader)
-            yield reader
-        finally:
-            reader.close()
-    except DatabaseError as error:
-        _fail(str(error), _FAILED)
-
-
-def _asked(question: type[Q], **given: Any) -> Q:
-    """Check what is asked; what can't be used ends the command with a sentence for each."""
-    try:
-        return question.model_validate({name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        sentences = []
-        for item in error.errors():
-            option = f"--{str(item['loc'][0]).replace('_', '-')}: " if item["loc"] else ""
-            message = item["msg"].removeprefix("Value error, ")
-            sentences.append(f"{'JOB: ' if option == '--job: ' else option}{message[0].lower()}{message[1:]}")
-        _fail("; ".join(sentences), _BAD_INPUT)
-
-
 def _login_name() -> str | None:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return None
-
-
-def _plain(answer: BaseModel) -> dict[str, Any]:
-    from clew.http.answers import to_json
-
-    content: dict[str, Any] = json.loads(to_json(answer))
-    return content
-
-
-def _print_json(content: Any) -> None:
-    def written(value: Any) -> str:
-        return value.isoformat() if isinstance(value, datetime) else str(value)
-
-    # Escaped, so that a terminal or pipe of any encoding takes it
-    print(json.dumps(content, indent=2, default=written))
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    print(f"clew: {sentence}", file=sys.stderr)
-    raise typer.Exit(code)

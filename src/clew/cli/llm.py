@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from clew.cli.jobs import From, Hours, Json, To, _asked, _history, _plain, _print_json, _say
+from clew.cli.asking import From, Hours, Json, To, asked_of, opened_history, plain_json, print_json, say
 
 if TYPE_CHECKING:
     from clew.http.llm_answers import LlmUsageAnswer
@@ -46,17 +46,17 @@ def usage(
     from clew.http.llm_answers import LlmUsageAnswer
     from clew.http.llm_questions import UsageQuestion
 
-    asked = _asked(UsageQuestion, **{"from": since, "to": until}, by=by, service=service, hours=hours, limit=limit)
-    with _history() as reader, reader.open() as connection:
+    asked = asked_of(UsageQuestion, **{"from": since, "to": until}, by=by, service=service, hours=hours, limit=limit)
+    with opened_history() as reader, reader.open() as connection:
         report = llm_usage.report(
             connection, by=asked.by, since=asked.begin(), until=asked.until, service=asked.service, limit=asked.limit
         )
     answer = LlmUsageAnswer.of(report)
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
         return
     if not answer.usage:
-        _say("No LLM calls are known.")
+        say("No LLM calls are known.")
         return
     console = terminal.make_console()
     terminal.show(console, usage_table(console, answer))
@@ -65,9 +65,9 @@ def usage(
 
 def _say_what_is_missing(answer: LlmUsageAnswer) -> None:
     if answer.is_cut:
-        _say(f"There are more than these {len(answer.usage)}: --limit shows up to 500.")
+        say(f"There are more than these {len(answer.usage)}: --limit shows up to 500.")
     unpriced = answer.overall.calls - answer.overall.priced
     if unpriced:
-        _say(
+        say(
             f"What {unpriced:,} of {answer.overall.calls:,} calls cost is not known: clew.llm_prices() says what a model costs."
         )

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from clew import clock
-from clew.cli.jobs import _FAILED, From, Hours, Json, To, _asked, _fail, _history, _plain, _print_json, _say
+from clew.cli.asking import (
+    FAILED,
+    From,
+    Hours,
+    Json,
+    To,
+    asked_of,
+    fail,
+    opened_history,
+    plain_json,
+    print_json,
+    say,
+    say_where_it_goes_on,
+)
 
 if TYPE_CHECKING:
     from clew.history.reading import Reader
@@ -36,12 +49,12 @@ def list_(*, queue: OneQueue = None, as_json: Json = False) -> None:
     from clew.http.queue_answers import QueueStatisticsAnswer
     from clew.http.queue_questions import QueuesQuestion
 
-    asked = _asked(QueuesQuestion, queue=queue)
-    with _history() as reader, reader.open() as connection:
+    asked = asked_of(QueuesQuestion, queue=queue)
+    with opened_history() as reader, reader.open() as connection:
         known = messages.report(connection, queue=asked.queue)
         report = QueueStatisticsAnswer.of(known, messages.depths(connection, queue=asked.queue))
     if as_json:
-        _print_json(_plain(report))
+        print_json(plain_json(report))
     elif report.queues or report.watched:
         console = terminal.make_console()
         if report.queues:
@@ -55,11 +68,11 @@ def list_(*, queue: OneQueue = None, as_json: Json = False) -> None:
                 console.print()
                 terminal.show(console, queue_tables.queues_table(console, title, parts))
         if report.is_cut:
-            _say("There are more than these: name a queue.")
+            say("There are more than these: name a queue.")
     else:
-        _say(f"Nothing is known of a queue {queue!r}." if queue else "No messages are known.")
+        say(f"Nothing is known of a queue {queue!r}." if queue else "No messages are known.")
     if queue and not (report.queues or report.watched):
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(FAILED)
 
 
 @queues.command("messages")
@@ -94,7 +107,7 @@ def messages_(  # noqa: PLR0913 - one option each
     from clew.http.queue_answers import MessagesAnswer
     from clew.http.queue_questions import MessagesQuestion
 
-    asked = _asked(
+    asked = asked_of(
         MessagesQuestion,
         **{"from": since, "to": until},
         queue=queue,
@@ -112,21 +125,18 @@ def messages_(  # noqa: PLR0913 - one option each
         after=after,
         before=before,
     )
-    with _history() as reader, reader.open() as connection:
+    with opened_history() as reader, reader.open() as connection:
         page = messages.page(connection, asked.filter(), after=asked.after, before=asked.before, limit=asked.limit)
     answer = MessagesAnswer.of(page, limit=min(asked.limit, paging.MAX_LIMIT))
     if as_json:
-        _print_json(_plain(answer))
+        print_json(plain_json(answer))
         return
     if answer.messages:
         console = terminal.make_console()
         terminal.show(console, queue_tables.messages_table(console, answer.messages, clock.utc_now()))
     else:
-        _say("No such messages are known." if answer.next is None else "No such messages were found so far.")
-    if answer.searched_to is not None:
-        _say(f"Looked back to {answer.searched_to:%Y-%m-%d %H:%M:%S} UTC; further back with --after {answer.next}")
-    elif answer.next is not None:
-        _say(f"Older ones: --after {answer.next}")
+        say("No such messages are known." if answer.next is None else "No such messages were found so far.")
+    say_where_it_goes_on(answer.searched_to, answer.next)
 
 
 @queues.command("show")
@@ -139,10 +149,10 @@ def show(
     from clew.cli import queue_tables, terminal
     from clew.http.queue_answers import WholeMessage
 
-    with _history() as reader:
+    with opened_history() as reader:
         message = WholeMessage.of(_one_message(reader, record_id))
     if as_json:
-        _print_json(_plain(message))
+        print_json(plain_json(message))
     else:
         terminal.show(terminal.make_console(), queue_tables.message_details(message, clock.utc_now()))
 
@@ -157,8 +167,8 @@ def _one_message(reader: Reader, part: str) -> Any:
         alike = messages.MESSAGES.alike(connection, digits)
         if not alike:
             at_least = f" (give {paging.MIN_PART} digits at least)" if len(digits) < paging.MIN_PART else ""
-            _fail(f"there is no message {part!r}{at_least}: it never was, or it is archived by now", _FAILED)
+            fail(f"there is no message {part!r}{at_least}: it never was, or it is archived by now", FAILED)
         if len(alike) > 1:
             ids = "".join(f"\n  {row['id']}  {row['queue']}" for row in alike)
-            _fail(f"several messages are meant by {part!r}: give more digits of one{ids}", 2)
+            fail(f"several messages are meant by {part!r}: give more digits of one{ids}", 2)
         return messages.MESSAGES.one(connection, alike[0]["id"])
