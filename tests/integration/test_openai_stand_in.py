@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-import uvicorn
 
 import clew
-from clew.demo.llm import build_app
 from clew.demo.settings import STAND_IN_MODEL
 from clew.engine.state import state
 from clew.history import recorder as recording
 from clew.history.models import LlmCall
 from clew.testing import CapturedTelemetry
+from tests import stand_in
 from tests.integration.job_history import History, own_history
-from tests.integration.waiting import eventually
 
 MESSAGES: Any = [
     {"role": "system", "content": "Summarise in 2 sentences."},
@@ -30,14 +26,8 @@ MESSAGES: Any = [
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(build_app(), log_config=None, access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        eventually(lambda: server.started, "the stand-in has started")
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        server.should_exit = True
-        thread.join(5)
+    with stand_in.served() as served:
+        yield served
 
 
 @pytest.fixture
