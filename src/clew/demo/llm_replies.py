@@ -184,7 +184,7 @@ class ResponseReply:
         for index, item in enumerate(self._items):
             of_item = {"output_index": index, "item_id": item["id"]}
             empty = {**item, "status": "in_progress"}
-            empty |= {"content": []} if item["type"] == "message" else {"arguments": ""}
+            empty |= {"content": list[Any]()} if item["type"] == "message" else {"arguments": ""}
             yield self._event("response.output_item.added", output_index=index, item=empty)
             parts = self._message(item, of_item) if item["type"] == "message" else self._call(item, of_item)
             for event in parts:
