@@ -126,6 +126,31 @@ def test_a_stream_that_is_left_and_one_whose_task_is_cancelled(
     ]
 
 
+def test_responses_that_are_read_later(history: History, client: openai.OpenAI, url: str) -> None:
+    asked: dict[str, Any] = {"model": STAND_IN_MODEL, "input": "A thread leads through the maze."}
+
+    async def main() -> None:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none") as other:
+            clew.instrument(other)
+            async with other.responses.with_streaming_response.create(**asked, stream=True) as response:
+                assert [event async for event in await response.parse()][-1].type == "response.completed"
+            async with other.responses.with_streaming_response.create(**asked) as response:
+                assert (await response.parse()) is (await response.parse())
+
+    asyncio.run(main())
+    with client.responses.with_streaming_response.create(**asked, stream=True) as response:
+        assert list(response.parse())
+    # Nobody parses it
+    with client.responses.with_streaming_response.create(**asked) as response:
+        assert response.read()
+    assert [(row["status"], row["input_tokens"], row["first_token_s"] is not None) for row in calls(history)] == [
+        ("completed", 7, True),
+        ("completed", 7, False),
+        ("completed", 7, True),
+        ("completed", None, False),
+    ]
+
+
 def test_embeddings(history: History, client: openai.OpenAI) -> None:
     client.embeddings.create(model=STAND_IN_MODEL, input="a thread")
     (row,) = calls(history)
