@@ -21,6 +21,7 @@ from agents import Agent, GuardrailFunctionOutput, ModelResponse, RunConfig, Run
 from agents.models import _openai_shared
 from agents.models.interface import Model
 from openai import AsyncOpenAI
+from openai.types.responses import ResponseOutputMessage
 from typer.testing import CliRunner
 
 import clew
@@ -317,7 +318,9 @@ def test_guardrails_nested_agents_custom_spans_and_chat_completions(captured_tel
     async def no_mazes(_context: Any, _agent: Any, said: Any) -> GuardrailFunctionOutput:
         return GuardrailFunctionOutput(output_info=said, tripwire_triggered="maze" in str(said))
 
-    model = agents.OpenAIChatCompletionsModel(STAND_IN_MODEL, _openai_shared.get_default_openai_client())
+    asked = _openai_shared.get_default_openai_client()
+    assert asked is not None
+    model = agents.OpenAIChatCompletionsModel(STAND_IN_MODEL, asked)
     inner = Agent[Any](name="inner", instructions="Answer.", model=model)
     outer = Agent[Any](
         name="outer",
@@ -370,7 +373,7 @@ class Parrot(Model):
             span.span_data.output = [{"role": "assistant", "content": "hello"}]
             part = {"type": "output_text", "text": "hello", "annotations": []}
             message = {"type": "message", "id": "m", "status": "completed", "role": "assistant", "content": [part]}
-            output: Any = [agents.items.ResponseOutputMessage.model_validate(message)]
+            output: Any = [ResponseOutputMessage.model_validate(message)]
             return ModelResponse(output=output, usage=Usage(), response_id=None)
 
     async def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[Any]:

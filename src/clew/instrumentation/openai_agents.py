@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import wrapt
+from agents import AgentBase
 from agents.tracing import Span, Trace, TracingProcessor, add_trace_processor, provider
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -64,11 +65,11 @@ class _Flow:
 
     Attributes:
         conversation: the group that the trace belongs to.
-        handed: handoffs that the next agent at a place is to accept.
+        handed: by place, the agent that is to begin there next, and the handoff that it accepts.
     """
 
     conversation: str | None
-    handed: dict[_Place, Carried] = field(default_factory=dict)
+    handed: dict[_Place, tuple[str, Carried]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -161,8 +162,13 @@ def _begin_turn(_: Span[Any]) -> None:
 
 def _begin_agent(span: Span[Any]) -> None:
     flow, place = _flow(), (span.parent_id, _task())
-    given = flow.handed.pop(place, None) if flow is not None else None
-    task = agent_task(span.span_data.name, task_id=flow.conversation if flow is not None else None, carrier=given)
+    name = span.span_data.name
+    target, given = flow.handed.pop(place, (None, None)) if flow is not None else (None, None)
+    task = agent_task(
+        name,
+        task_id=flow.conversation if flow is not None else None,
+        carrier=given if target == name else None,
+    )
     _enter(span, task, place=place, flow=flow)
 
 
@@ -257,7 +263,7 @@ def _end_handoff(span: Span[Any], begun: _Begun, cause: BaseException | None) ->
     )
     made.begin(start_time_ns=begun.started_ns)
     if cause is None and flow is not None and place is not None and made.context is not None:
-        flow.handed[place] = Carried(made.context)
+        flow.handed[place] = data.to_agent, Carried(made.context)
     if span.error is not None:
         # Such as that others were asked for as well
         made.event(span.error["message"])
@@ -347,9 +353,14 @@ def instrument(target: T) -> T:
     Args:
         target: an ``Agent``.
 
+    Raises:
+        TypeError: it is none.
+
     Example:
         >>> agent = instrument(agents.Agent(name="triage"))
     """
+    if not isinstance(target, AgentBase):
+        raise TypeError(f"a {type(target).__qualname__} is no agent")
     instrument_all()
     return target
 
