@@ -280,6 +280,21 @@ async def go_wrong() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+    # A stream that its reader leaves
+    left = Runner.run_streamed(Agent(name="left", instructions="Use sleep.", tools=[sleep], model=STAND_IN_MODEL), TEXT)
+    async for event in left.stream_events():
+        if event.type == "raw_response_event":
+            left.cancel()
+
+    def refuse(_: Any) -> None:
+        raise PermissionError("not this one")
+
+    to_nobody = agents.handoff(Agent[Any](name="nobody"), on_handoff=refuse)
+    careless = Agent[Any](
+        name="careless", instructions="transfer_to_nobody", handoffs=[to_nobody], model=STAND_IN_MODEL
+    )
+    with pytest.raises(PermissionError):
+        await Runner.run(careless, TEXT)
     # An app that runs an agent while it handles an error of its own
     try:
         raise LookupError("unrelated")
@@ -296,13 +311,21 @@ def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry
     assert Counter(row[:2] for row in found if row[2] == "MaxTurnsExceeded") == {("processor", "failed"): 2}
     calls = rows(history, LlmCall)
     assert (calls[0]["status"], calls[0]["error_type"], calls[0]["retries"]) == ("failed", "RateLimitError", 1)
-    assert Counter(row["status"] for row in rows(history, Handoff)) == {"failed": 2}
+    assert Counter(row["status"] for row in rows(history, Handoff)) == {"failed": 3}
+    (refused,) = [row for row in rows(history, Handoff) if row["source"] == "careless"]
+    assert (refused["error_type"], refused["error_message"]) == ("PermissionError", "not this one")
+    assert ("careless", "failed", "PermissionError") in found
+    assert ("left", "cancelled", "cancelled") in found
+    # Nothing is left open
+    known = {span.span_id for span in captured_telemetry.spans}
+    assert all(span.parent_id in known for span in captured_telemetry.spans if span.parent_id)
     assert captured_telemetry.span("execute_tool sleep").attributes["error.type"] == "cancelled"
     workflows = [span for span in captured_telemetry.spans if span.name == "invoke_workflow Agent workflow"]
     assert Counter(span.attributes.get("error.type") for span in workflows) == {
         "RateLimitError": 1,
         "MaxTurnsExceeded": 1,
-        "cancelled": 1,
+        "PermissionError": 1,
+        "cancelled": 2,
         # The SDK ends a streamed run of too many turns as any other: its agent has failed
         None: 2,
     }
@@ -418,15 +441,24 @@ def test_a_client_of_the_app_is_left_alone(
 
 
 SERVICE = """
-import asyncio, sys
+import sys
 import agents
 from agents import Agent, Runner
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from openai import AsyncOpenAI
 
 agents.set_default_openai_client(AsyncOpenAI(base_url=sys.argv[1], api_key="none"), use_for_tracing=False)
 helper = Agent(name="helper", instructions="Answer.", model=sys.argv[2])
 triage = Agent(name="triage", instructions="transfer_to_helper.", handoffs=[helper], model=sys.argv[2])
-print(asyncio.run(Runner.run(triage, "The thread leads on.")).final_output)
+app = FastAPI()
+
+@app.get("/ask")
+async def ask():
+    return (await Runner.run(triage, "The thread leads on.")).final_output
+
+with TestClient(app) as client:
+    print(client.get("/ask").json())
 """
 
 OWN_PACKAGE = """
@@ -459,6 +491,8 @@ def test_no_code_is_needed(otlp_sink: OtlpSink, url: str, tmp_path: Path) -> Non
     assert done.stdout.strip() == "The thread leads on."
     assert done.stderr.count("skipping trace export") <= 1
     helper = otlp_sink.wait_for_span("invoke_agent helper")
+    request = otlp_sink.wait_for_span("GET /ask")
+    assert request.trace_id == helper.trace_id
     names = Counter(span.name for span in otlp_sink.spans if span.trace_id == helper.trace_id)
     assert names[CHAT] == 2
     assert names["execute_tool transfer_to_helper"] == 1
