@@ -232,8 +232,8 @@ def test_what_a_handoff_is_about_its_task_is_about(history: History) -> None:
         pass
     with clew.handoff(to="topicizer", task="doc 19 §") as passing:
         carrier = passing.carrier
-    for chosen in ({}, {"task_id": "page-1"}):
-        with clew.agent_task("topicizer", carrier=carrier, **chosen):
+    for chosen in (None, "page-1"):
+        with clew.agent_task("topicizer", carrier=carrier, task_id=chosen):
             pass
     with clew.handoff(to="topicizer"), clew.agent_task("topicizer"):
         pass

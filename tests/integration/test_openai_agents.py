@@ -387,6 +387,33 @@ def test_guardrails_nested_agents_custom_spans_and_chat_completions(captured_tel
     assert "thread" not in str([span.attributes for span in captured_telemetry.spans])
 
 
+def test_a_run_that_waits_for_an_approval_goes_on_as_another_one(captured_telemetry: CapturedTelemetry) -> None:
+    @function_tool(needs_approval=True)
+    async def delete(text: str) -> str:
+        """Delete it."""
+        return "gone"
+
+    careful = Agent[Any](name="careful", instructions="Use delete.", tools=[delete], model=STAND_IN_MODEL)
+
+    async def main() -> None:
+        with clew.span("asking"):
+            waiting = await Runner.run(careful, TEXT)
+        resumed = waiting.to_state()
+        for question in waiting.interruptions:
+            resumed.approve(question)
+        with clew.span("answering"):
+            assert "gone" in (await Runner.run(careful, resumed)).final_output
+
+    asyncio.run(main())
+    for request in ("asking", "answering"):
+        assert tree(captured_telemetry, captured_telemetry.span(request)) == [
+            "invoke_workflow Agent workflow",
+            "invoke_workflow Agent workflow > invoke_agent careful",
+            f"invoke_workflow Agent workflow > invoke_agent careful > {CHAT}",
+            "invoke_workflow Agent workflow > invoke_agent careful > execute_tool delete",
+        ]
+
+
 class Parrot(Model):
     """A model that asks nobody, and tells of it as those of other providers do."""
 
