@@ -237,7 +237,7 @@ def test_what_a_handoff_is_about_its_task_is_about(history: History) -> None:
             pass
     with clew.handoff(to="topicizer"), clew.agent_task("topicizer"):
         pass
-    about = [row["task_id"] for row in rows(history, AgentTask)]
+    about = [row["task_id"] for row in sorted(rows(history, AgentTask), key=lambda row: row["started_at"])]
     assert about == ["doc 18 §", "doc 19 §", "page-1", None]
 
 
@@ -254,7 +254,7 @@ def test_llm_calls_are_made_for_whom_the_task_is_done(history: History) -> None:
             ask(user_id="bob")
         with clew.agent_task("other", user_id="eve"):
             ask()
-    users = [row["user_id"] for row in rows(history, LlmCall)]
+    users = [row["user_id"] for row in sorted(rows(history, LlmCall), key=lambda row: row["started_at"])]
     assert users == [None, "ada", "ada", "bob", "eve"]
 
 

@@ -98,7 +98,8 @@ def rows(history: History, model: Any) -> list[dict[str, Any]]:
     written = recording._recorder
     assert written is not None
     assert written.flush(30)
-    return [dict(row) for row in history.all(model)]
+    when = "handed_at" if model is Handoff else "started_at"
+    return sorted((dict(row) for row in history.all(model)), key=lambda row: row[when])
 
 
 def tree(captured: CapturedTelemetry, root: CapturedSpan) -> list[str]:
