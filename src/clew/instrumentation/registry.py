@@ -46,6 +46,7 @@ DROP_INS: Final = (
     DropIn(module="apscheduler", libraries=("apscheduler",)),
     DropIn(module="celery", libraries=("celery",)),
     DropIn(module="faststream", libraries=("faststream",)),
+    DropIn(module="taskiq", libraries=("taskiq",)),
     DropIn(module="openai", libraries=("openai",)),
     DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface"),
 )
@@ -61,8 +62,8 @@ def instrument(*targets: Any) -> Any:
     Without arguments: every library that clew knows, for all that the app makes of it from now on, as ``clew run`` does.
 
     Args:
-        targets: FastAPI, Starlette or any ASGI apps, FastStream brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines, redis,
-            httpx and OpenAI clients, agents of OpenAI's Agents SDK.
+        targets: FastAPI, Starlette or any ASGI apps, FastStream and taskiq brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines,
+            redis, httpx and OpenAI clients, agents of OpenAI's Agents SDK.
 
     Returns:
         The target, or a tuple of the targets. A plain ASGI function can't be changed in place: what is returned must be served.
