@@ -93,7 +93,7 @@ class _Sending:
         parent = None
         if EARLIER_TRY in labels and not trace.get_current_span().get_span_context().is_valid:
             # A try that was put off: whoever sends it now, it goes on where the one before has failed
-            parent = extract(labels).context
+            parent = extract({**labels, "traceparent": labels[EARLIER_TRY]}).context
         self._operation = operation = new_send(_system(broker), _destination(broker, labels), attributes, parent=parent)
         operation.body = {"args": message.args, "kwargs": message.kwargs}
         operation.begin()
