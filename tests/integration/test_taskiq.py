@@ -14,12 +14,17 @@ from typing import Any
 
 import pytest
 import redis
+from taskiq import InMemoryBroker, SimpleRetryMiddleware, TaskiqMiddleware
+from taskiq.exceptions import NoResultError, SendTaskError
 from taskiq.kicker import AsyncKicker
+from taskiq.message import TaskiqMessage
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 
 import clew
+from clew.diagnostics import ClewError
 from clew.testing import CapturedSpan, CapturedTelemetry
 from tests.integration.queue_process import QueueProcess
+from tests.integration.server_process import BIN
 from tests.integration.waiting import eventually
 from tests.otlp_sink import OtlpSink
 
@@ -104,6 +109,8 @@ def shop(valkey_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         worker.wait_until_said("Listening started")
         others[0].wait_until_said("Listening started")
         yield Shop(url=url, sink=sink, database=folder / "history.db", worker=worker)
+        # With or without clew: a worker of a stream that has run tasks goes on when it is told to stop
+        others[0].kill()
 
 
 def with_broker(broker: Any, act: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -290,3 +297,217 @@ def test_what_the_scheduler_sends_has_a_trace_for_each_run(shop: Shop) -> None:
             what="its own span",
         )
     shop.sink.wait(lambda sink: sink.total("clew.job.lateness", clew__job__name="shop.tick") >= 2, what="its lateness")
+
+
+# In one process
+
+
+def spans(captured: CapturedTelemetry, name: str) -> list[CapturedSpan]:
+    return [span for span in captured.spans if span.name == name]
+
+
+def test_instrumenting_twice_and_another_object(captured_telemetry: CapturedTelemetry) -> None:
+    broker: Any = InMemoryBroker(await_inplace=True)
+    assert clew.instrument(broker) is broker
+    clew.instrument(broker)
+
+    @broker.task("shop.add")  # type: ignore[untyped-decorator] # the broker is Any
+    async def add(left: int) -> int:
+        return left + 1
+
+    async def act(_: Any) -> Any:
+        # Run within the send, which is current again afterwards, as is the request
+        with clew.span("request"):
+            task = await add.kiq(1)
+            with clew.span("afterwards"):
+                pass
+        return await task.wait_result()
+
+    assert with_broker(broker, act).return_value == 2
+    (request,), (send,), (run,), (afterwards,) = (
+        spans(captured_telemetry, name) for name in ("request", "send taskiq", "run shop.add", "afterwards")
+    )
+    assert (send.parent_id, run.parent_id, afterwards.parent_id) == (request.span_id, send.span_id, request.span_id)
+    assert run.attributes["messaging.system"] == "memory"
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_twenty_at_once_in_memory(captured_telemetry: CapturedTelemetry, kind: str) -> None:
+    broker: Any = clew.instrument(InMemoryBroker(sync_tasks_pool_size=20))
+
+    async def later(number: int) -> None:
+        with clew.span(f"outer-{number}"):
+            await asyncio.sleep(0.01 * (number % 3))
+            with clew.span(f"inside-{number}"):
+                await asyncio.sleep(0.01)
+
+    def plain(number: int) -> None:
+        with clew.span(f"outer-{number}"), clew.span(f"inside-{number}"):
+            pass
+
+    task = broker.register_task(later if kind == "async" else plain, "shop.work")
+
+    async def one(number: int) -> str:
+        with clew.correlation(f"order-{number}"), clew.span(f"request-{number}"):
+            sent_task = await task.kiq(number)
+        await sent_task.wait_result()
+        return str(sent_task.task_id)
+
+    async def act(_: Any) -> Any:
+        ids = await asyncio.gather(*(one(number) for number in range(20)))
+        await broker.wait_all()
+        return ids
+
+    for number, task_id in enumerate(with_broker(broker, act)):
+        (run,) = [span for span in captured_telemetry.spans if span.attributes.get("clew.job.id") == task_id]
+        trail = [
+            captured_telemetry.span(f"request-{number}"),
+            sent(captured_telemetry, task_id),
+            run,
+            captured_telemetry.span(f"outer-{number}"),
+            captured_telemetry.span(f"inside-{number}"),
+        ]
+        assert [span.parent_id for span in trail] == ["", *(span.span_id for span in trail[:-1])]
+        assert {span.attributes["clew.correlation.id"] for span in trail} == {f"order-{number}"}
+
+
+def test_a_send_that_fails_is_told(captured_telemetry: CapturedTelemetry) -> None:
+    class Down(InMemoryBroker):
+        async def kick(self, message: Any) -> None:
+            raise ConnectionRefusedError("nobody listens")
+
+    async def act(broker: Any) -> None:
+        with clew.span("request"):
+            with pytest.raises(SendTaskError):
+                await kiq(broker, "shop.add", 1)
+            with clew.span("afterwards"):
+                pass
+        with pytest.raises(SendTaskError):
+            # What can't be written never gets as far as the broker
+            await kiq(broker, "shop.add", object())
+
+    with_broker(clew.instrument(Down()), act)
+    refused, unwritable = spans(captured_telemetry, "send taskiq")
+    assert (refused.status, refused.attributes["error.type"]) == ("error", "ConnectionRefusedError")
+    assert refused.status_message == "nobody listens"
+    assert unwritable.attributes["error.type"] == "PydanticSerializationError"
+    assert captured_telemetry.span("afterwards").parent_id == captured_telemetry.span("request").span_id
+
+
+def test_a_try_that_another_middleware_breaks_off_ends(captured_telemetry: CapturedTelemetry) -> None:
+    class Broken(TaskiqMiddleware):
+        def post_execute(self, message: Any, result: Any) -> None:
+            raise LookupError("no such table")
+
+    broker: Any = clew.instrument(InMemoryBroker(await_inplace=True).with_middlewares(Broken()))
+    broker.register_task(asyncio.sleep, "shop.sleep")
+
+    async def act(_: Any) -> None:
+        with pytest.raises(SendTaskError):
+            await kiq(broker, "shop.sleep", 0)
+
+    with_broker(broker, act)
+    run = captured_telemetry.span("run shop.sleep")
+    assert (run.status, run.attributes["error.type"]) == ("error", "LookupError")
+    assert run.attributes["clew.job.status"] == "failed"
+
+
+def test_timeouts_ignored_results_and_the_last_try(captured_telemetry: CapturedTelemetry) -> None:
+    retry = SimpleRetryMiddleware(default_retry_count=2, no_result_on_retry=False)
+    broker: Any = clew.instrument(InMemoryBroker().with_middlewares(retry))
+
+    async def slow() -> None:
+        await asyncio.sleep(WAIT_S)
+
+    async def quiet() -> None:
+        raise NoResultError
+
+    async def fail() -> None:
+        raise KeyError("document-17 🗎")
+
+    for function in (slow, quiet, fail):
+        broker.register_task(function, f"shop.{function.__name__}")
+
+    async def act(_: Any) -> None:
+        await (await kiq(broker, "shop.slow", timeout=0.05)).wait_result()
+        await kiq(broker, "shop.quiet")
+        await (await kiq(broker, "shop.fail", retry_on_error=True)).wait_result()
+        while broker._running_tasks:
+            await broker.wait_all()
+
+    with_broker(broker, act)
+    slow_run, quiet_run = (captured_telemetry.span(f"run shop.{name}") for name in ("slow", "quiet"))
+    assert (slow_run.attributes["clew.job.status"], slow_run.attributes["error.type"]) == ("failed", "TimeoutError")
+    assert quiet_run.attributes["clew.job.status"] == "cancelled"
+    assert (quiet_run.status, quiet_run.attributes["clew.queue.outcome"]) == ("unset", "ignored")
+    first, last = sorted(spans(captured_telemetry, "run shop.fail"), key=lambda span: span.start_ns)
+    assert first.attributes["clew.queue.outcome"] == "retried"
+    assert "clew.queue.outcome" not in last.attributes
+    assert (last.attributes["clew.job.attempt"], last.status_message) == (2, "'document-17 🗎'")
+    assert [link.span_id for link in last.links] == [first.span_id]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"_retries": "soon", "clew-sent-at": "never", "traceparent": 17, "clew-earlier-try": 3, "clew-trigger": 4},
+        {"_retries": -4, "clew-sent-at": "-1e300", "traceparent": "00-nonsense", "clew-due-at": "tomorrow"},
+        {"_retries": 1 << 70, "X-Taskiq-requeue": "often", "clew-trigger": "cron" * 1_000, "clew-due-at": 1},
+    ],
+)
+def test_whatever_strangers_write_into_labels_the_task_runs(
+    captured_telemetry: CapturedTelemetry, labels: dict[str, Any]
+) -> None:
+    broker: Any = clew.instrument(InMemoryBroker(await_inplace=True))
+    broker.register_task(asyncio.sleep, "shop.sleep")
+    message = TaskiqMessage(task_id="17", task_name="shop.sleep", labels=labels, args=[0, "done"], kwargs={})
+
+    async def act(_: Any) -> Any:
+        await broker.kick(broker.formatter.dumps(message))
+        return await broker.result_backend.get_result("17")
+
+    assert with_broker(broker, act).return_value == "done"
+    run = captured_telemetry.span("run shop.sleep")
+    assert (run.parent_id, run.attributes["clew.job.status"]) == ("", "completed")
+
+
+def test_opentelemetrys_middleware_beside_it_is_named(captured_telemetry: CapturedTelemetry) -> None:
+    class OpenTelemetryMiddleware(TaskiqMiddleware):
+        """Stands for taskiq's, which needs a package more."""
+
+    broker = clew.instrument(InMemoryBroker().with_middlewares(OpenTelemetryMiddleware()))
+    del captured_telemetry
+    with pytest.raises(ClewError, match="OpenTelemetryMiddleware is active as well"):
+        asyncio.run(broker.startup())
+
+
+def test_clew_run_instruments_a_worker_whose_app_knows_nothing_of_it(
+    captured_telemetry: CapturedTelemetry, shop: Shop, tmp_path: Path
+) -> None:
+    (tmp_path / "shopping.py").write_text(
+        "import os\n"
+        "from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend\n"
+        "url = os.environ['VALKEY_URL']\n"
+        "broker = ListQueueBroker(url, queue_name='shopping').with_result_backend(RedisAsyncResultBackend(url))\n"
+        "@broker.task('shop.buy')\n"
+        "def buy(what):\n"
+        "    return what\n"
+    )
+
+    async def act(broker: Any) -> Any:
+        with clew.span("request"):
+            task = await kiq(broker, "shop.buy", "bread")
+        return task.task_id, (await result_of(task)).return_value
+
+    command = (str(BIN / "clew"), "run", "taskiq", "worker", "shopping:broker", "--workers", "1")
+    environment = {**shop.sink.environment, "CLEW_HISTORY": "false"}
+    with QueueProcess(*command, url=shop.url, folder=tmp_path, environment=environment) as worker:
+        worker.wait_until_said("Listening started")
+        broker = ListQueueBroker(shop.url, queue_name="shopping")
+        broker = broker.with_result_backend(RedisAsyncResultBackend(shop.url))
+        task_id, bought = with_broker(clew.instrument(broker), act)
+        assert bought == "bread"
+        (run,) = shop.runs(task_id)
+    assert run.parent_id == sent(captured_telemetry, task_id).span_id
+    # The redis client that the worker saves the result with is instrumented as well
+    assert [span for span in shop.sink.spans if span.parent_id == run.span_id and "db.system.name" in span.attributes]
