@@ -82,7 +82,11 @@ class Shop:
                 return [dict(row) for row in connection.execute(query, (task_id,))]
 
         def ended() -> bool:
-            rows = found()
+            try:
+                rows = found()
+            except sqlite3.OperationalError:
+                # The first process to record something makes the tables in its own time
+                return False
             return len(rows) == count and "running" not in {row["status"] for row in rows}
 
         eventually(ended, f"{count} rows of {task_id} in {table}")
