@@ -3,6 +3,8 @@
 ``VALKEY_URL`` is the server of the brokers; with ``TASKIQ_PLAIN`` the app has no line of clew's.
 """
 
+# mypy: disable-error-code="untyped-decorator"
+
 from __future__ import annotations
 
 import asyncio

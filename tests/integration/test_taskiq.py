@@ -72,6 +72,19 @@ class Shop:
         )
         return sorted(found, key=lambda span: span.start_ns)
 
+    def within(self, run: CapturedSpan, name: str) -> CapturedSpan:
+        """The task's own span of that name within its run."""
+        (found,) = self.sink.wait_for_all(
+            lambda sink: [span for span in sink.named(name) if span.parent_id == run.span_id],
+            1,
+            what=f"{name} in a run",
+        )
+        return found
+
+    def measured(self, name: str, **labels: Any) -> None:
+        """Wait for a metric."""
+        self.sink.wait(lambda sink: sink.total(name, **labels), what=name)
+
     def rows(self, table: str, column: str, task_id: str, count: int) -> list[dict[str, Any]]:
         """The records of a task, by their time, as soon as all of them have ended."""
 
@@ -165,9 +178,7 @@ def test_one_trace_from_the_request_through_the_worker_to_a_nested_task(
     outer, inner = with_producer(shop, kind, act)
     request, send = captured_telemetry.span("request"), sent(captured_telemetry, outer)
     (first,), (second,), (between,) = shop.runs(outer), shop.runs(inner), shop.sends(inner, 1)
-    (inside,) = shop.sink.wait_for_all(
-        lambda sink: [span for span in sink.named("inside") if span.parent_id == second.span_id], 1, what="its own span"
-    )
+    inside = shop.within(second, "inside")
     trail = [request, send, first, between, second, inside]
     assert [span.parent_id for span in trail] == ["", *(span.span_id for span in trail[:-1])]
     assert len({span.trace_id for span in trail}) == 1
@@ -184,12 +195,12 @@ def test_one_trace_from_the_request_through_the_worker_to_a_nested_task(
     counted = captured_telemetry.metric("messaging.client.sent.messages", messaging__destination__name=kind)
     assert counted.value == 1
     for name in ("clew.queue.wait.duration", "messaging.client.consumed.messages"):
-        shop.sink.wait(lambda sink, name=name: sink.total(name, messaging__destination__name=kind), what=name)
+        shop.measured(name, messaging__destination__name=kind)
 
     (row,) = shop.rows("job_runs", "job_id", inner, 1)
     assert (row["job"], row["source"], row["status"], row["attempt"]) == ("shop.add", "taskiq", "completed", 1)
     assert (row["trace_id"], row["span_id"], row["correlation_id"]) == (second.trace_id, second.span_id, "order-17")
-    assert (row["result"], row["error_type"]) == ("42", None) or row["result"] == 42
+    assert (json.loads(str(row["result"])), row["error_type"]) == (42, None)
     message, received = shop.rows("queue_messages", "message_id", inner, 2)
     assert (message["direction"], message["status"], message["span_id"]) == ("sent", "sent", between.span_id)
     assert (received["direction"], received["status"], received["span_id"]) == (
@@ -249,11 +260,7 @@ def test_twenty_at_once_keep_their_parents(captured_telemetry: CapturedTelemetry
             sent(captured_telemetry, task_id),
             shop.runs(task_id),
         )
-        (inside,) = shop.sink.wait_for_all(
-            lambda sink, run=run: [span for span in sink.named("inside") if span.parent_id == run.span_id],
-            1,
-            what="its own span",
-        )
+        inside = shop.within(run, "inside")
         assert (send.parent_id, run.parent_id) == (request.span_id, send.span_id)
         assert inside.attributes["number"] == number
         assert {span.attributes["clew.correlation.id"] for span in (send, run, inside)} == {f"order-{number}"}
@@ -295,11 +302,7 @@ def test_what_the_scheduler_sends_has_a_trace_for_each_run(shop: Shop) -> None:
         (send,) = shop.sends(run.attributes["clew.job.id"], 1)
         assert [link.span_id for link in run.links] == [send.span_id]
         assert send.trace_id != run.trace_id
-        shop.sink.wait_for_all(
-            lambda sink, run=run: [span for span in sink.named("ticking") if span.parent_id == run.span_id],
-            1,
-            what="its own span",
-        )
+        shop.within(run, "ticking")
     shop.sink.wait(lambda sink: sink.total("clew.job.lateness", clew__job__name="shop.tick") >= 2, what="its lateness")
 
 

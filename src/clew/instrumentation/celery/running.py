@@ -30,8 +30,8 @@ from clew.diagnostics import report
 from clew.engine.operation import Linkable
 from clew.history.ids import new_id
 from clew.instrumentation.celery.application import WHERE, is_instrumented
-from clew.instrumentation.celery.message import RUN_ID, Told, arguments_of, destination, system_of, told_by
-from clew.instrumentation.task_run import OUTCOME, TaskRun, occasion_of
+from clew.instrumentation.celery.message import RUN_ID, arguments_of, destination, system_of, told_by
+from clew.instrumentation.task_run import OUTCOME, TaskRun, Told, occasion_of
 from clew.jobs.earlier import earlier_run
 from clew.jobs.occasion import Occasion
 from clew.jobs.record import the_recorder
