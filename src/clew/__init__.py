@@ -13,6 +13,7 @@ from clew import maintenance
 from clew._version import __version__
 from clew.agents.handoff import handoff
 from clew.agents.task import agent, agent_task
+from clew.agents.workflow import workflow
 from clew.diagnostics import ClewError
 from clew.engine.concurrency import carry, submit
 from clew.engine.context import correlation, correlation_id, extract, inject
@@ -105,4 +106,5 @@ __all__ = [
     "up_down_counter",
     "watch",
     "watch_queue",
+    "workflow",
 ]

@@ -13,7 +13,7 @@ import clew
 from clew import diagnostics
 from clew.agents.registry import registry
 from clew.engine.state import state
-from clew.history.models import Agent, AgentTask, Handoff, HandoffTotal
+from clew.history.models import Agent, AgentTask, Handoff, HandoffTotal, LlmCall
 from clew.history.recorder import recorder
 from clew.testing import CapturedTelemetry
 from tests.integration.job_history import History, own_history
@@ -225,6 +225,37 @@ def test_a_handoff_that_comes_back(history: History, captured_telemetry: Capture
     assert (handoff["trace_id"], handoff["span_id"]) == (span.trace_id, span.span_id)
     assert handoff_totals(history) == {"completed": 1}
     assert captured_telemetry.metric("clew.agent.handoff.wait.duration").count == 1
+
+
+def test_what_a_handoff_is_about_its_task_is_about(history: History) -> None:
+    with clew.handoff(to="topicizer", task="doc 18 §"), clew.agent_task("topicizer"):
+        pass
+    with clew.handoff(to="topicizer", task="doc 19 §") as passing:
+        carrier = passing.carrier
+    for chosen in (None, "page-1"):
+        with clew.agent_task("topicizer", carrier=carrier, task_id=chosen):
+            pass
+    with clew.handoff(to="topicizer"), clew.agent_task("topicizer"):
+        pass
+    about = [row["task_id"] for row in sorted(rows(history, AgentTask), key=lambda row: row["started_at"])]
+    assert about == ["doc 18 §", "doc 19 §", "page-1", None]
+
+
+def test_llm_calls_are_made_for_whom_the_task_is_done(history: History) -> None:
+    def ask(**named: str) -> None:
+        with clew.llm_call("openai", "m", **named):
+            pass
+
+    ask()
+    with clew.agent_task("support", user_id="ada"):
+        ask()
+        with clew.agent_task("helper"):
+            ask()
+            ask(user_id="bob")
+        with clew.agent_task("other", user_id="eve"):
+            ask()
+    users = [row["user_id"] for row in sorted(rows(history, LlmCall), key=lambda row: row["started_at"])]
+    assert users == [None, "ada", "ada", "bob", "eve"]
 
 
 def test_control_that_is_passed_is_over_when_the_other_task_is(history: History) -> None:

@@ -101,6 +101,10 @@ THE_REST = """
 
     clew.llm_budget("nearly spent", usd=0.000_011)
     clew.llm_budget("spent", usd=0.000_001)
+    from clew.agents.guardrail import guardrail
+
+    with clew.workflow("catalogue"), guardrail("catalogue") as check:
+        check.trigger()
     with clew.tool_call("weather"), clew.memory_operation("read", "facts"), clew.retrieval("handbook") as search:
         search.documents(2)
     with clew.document_processed("pdf"), clew.cache("texts") as look, clew.external_call("post", "send") as call:
@@ -138,6 +142,8 @@ THE_REST = """
         clew.handoff(to="nobody"),
         clew.llm_call("none", "none"),
         clew.tool_call("none"),
+        clew.workflow("none"),
+        guardrail("none"),
         clew.memory_operation("read", "none"),
         clew.retrieval("none"),
         clew.document_processed("none"),

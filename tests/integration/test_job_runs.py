@@ -114,7 +114,7 @@ def test_a_long_traceback_keeps_its_end(history: History) -> None:
         (float("nan"), "nan"),
         ({1: object}, {"1": str(object)}),
     ],
-    ids=repr,
+    ids=["mapping", "text", "zero", "false", "tuple", "none", "object", "nan", "keys"],
 )
 def test_what_a_function_returns_is_its_result(history: History, returned: Any, kept: Any) -> None:
     @clew.job("returns")

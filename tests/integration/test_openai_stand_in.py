@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-import uvicorn
 
 import clew
-from clew.demo.llm import build_app
 from clew.demo.settings import STAND_IN_MODEL
 from clew.engine.state import state
 from clew.history import recorder as recording
 from clew.history.models import LlmCall
 from clew.testing import CapturedTelemetry
+from tests import stand_in
 from tests.integration.job_history import History, own_history
-from tests.integration.waiting import eventually
 
 MESSAGES: Any = [
     {"role": "system", "content": "Summarise in 2 sentences."},
@@ -30,14 +26,8 @@ MESSAGES: Any = [
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(build_app(), log_config=None, access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        eventually(lambda: server.started, "the stand-in has started")
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        server.should_exit = True
-        thread.join(5)
+    with stand_in.served() as served:
+        yield served
 
 
 @pytest.fixture
@@ -133,6 +123,31 @@ def test_a_stream_that_is_left_and_one_whose_task_is_cancelled(
     assert [(row["status"], row["output_tokens"]) for row in calls(history)] == [
         ("completed", None),
         ("cancelled", None),
+    ]
+
+
+def test_responses_that_are_read_later(history: History, client: openai.OpenAI, url: str) -> None:
+    asked: dict[str, Any] = {"model": STAND_IN_MODEL, "input": "A thread leads through the maze."}
+
+    async def main() -> None:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none") as other:
+            clew.instrument(other)
+            async with other.responses.with_streaming_response.create(**asked, stream=True) as response:
+                assert [event async for event in await response.parse()][-1].type == "response.completed"
+            async with other.responses.with_streaming_response.create(**asked) as response:
+                assert (await response.parse()) is (await response.parse())
+
+    asyncio.run(main())
+    with client.responses.with_streaming_response.create(**asked, stream=True) as response:
+        assert list(response.parse())
+    # Nobody parses it
+    with client.responses.with_streaming_response.create(**asked) as response:
+        assert response.read()
+    assert [(row["status"], row["input_tokens"], row["first_token_s"] is not None) for row in calls(history)] == [
+        ("completed", 7, True),
+        ("completed", 7, False),
+        ("completed", 7, True),
+        ("completed", None, False),
     ]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +50,20 @@ def test_the_names_are_those_of_the_conventions() -> None:
     assert {name: released.get(name) for name in ours.keys() - DRAFT} == {
         name: ours[name] for name in ours.keys() - DRAFT
     }
+
+
+def test_the_names_are_in_one_module() -> None:
+    """The demo is an app, and writes them where it looks for them; docstrings and the redactor's pattern name them."""
+    root = Path(clew.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        if file.parent.name == "demo" or file.name == "semconv.py":
+            continue
+        texts = {
+            node.value
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert not {text for text in texts if re.fullmatch(r"gen_ai\.[a-z_.]+", text)}, file
 
 
 @pytest.mark.usefixtures("prices")

@@ -70,7 +70,13 @@ class Handoff(Operation):
         after = Passage(
             agents=agents,
             depth=before.depth + 1,
-            offer=Offer(id=self.id, target=self._target, mode=self._mode, handed_ns=clock.now_ns()),
+            offer=Offer(
+                id=self.id,
+                target=self._target,
+                mode=self._mode,
+                handed_ns=clock.now_ns(),
+                task_id=self.attributes.get("clew.task.id"),
+            ),
         )
         self.attributes["clew.handoff.source"] = source
         self.attributes["clew.handoff.depth"] = after.depth

@@ -19,7 +19,7 @@ from clew.catalog.metrics import HANDOFF_WAIT
 from clew.catalog.operations import AGENT_TASK
 from clew.diagnostics import is_strict, report
 from clew.engine import logs
-from clew.engine.context import Carried, with_agent
+from clew.engine.context import Carried, with_agent, with_user
 from clew.engine.metrics import registry as metrics
 from clew.engine.operation import Operation
 from clew.engine.transfer import Offer, Passage, agent_name, passage, waited_s, with_passage
@@ -102,6 +102,8 @@ class AgentTask(Operation):
         if (found := passage(parent)).offer is not None and found.offer.target == self._agent:
             self._taken = found, found.offer
             self.attributes["clew.handoff.id"] = found.offer.id
+            if found.offer.task_id is not None:
+                self.attributes.setdefault("clew.task.id", found.offer.task_id)
         # The first one of a process takes its time, which is none of the task's
         self._record = task_record()
         super().begin(start_time_ns=start_time_ns)
@@ -161,6 +163,8 @@ class AgentTask(Operation):
         record = self._record
         current = Working(self._agent, record.id if record is not None else None)
         context = otel_context.set_value(_WORKING_KEY, current, with_agent(self._agent, context))
+        if (user_id := self.attributes.get("user.id")) is not None:
+            context = with_user(str(user_id), context)
         if self._taken is not None:
             found, offer = self._taken
             context = with_passage(found.taken(), context)
@@ -222,8 +226,8 @@ def agent_task(
         agent: the agent's name, of low cardinality.
         type: what kind of agent it is, such as ``topicization``.
         version: which version of it.
-        task_id: what the task is about, such as a document's id.
-        user_id: for whom it is done.
+        task_id: what the task is about, such as a document's id; by default what the handoff that it accepts is about.
+        user_id: for whom it is done, and so the LLM calls within it, where they name nobody else.
         attempt: the how manieth try it is, where the app tries again.
         carrier: where the task came over a wire, what :attr:`Operation.carrier` of its handoff gave.
         attributes: attributes of the task, kept in its record.

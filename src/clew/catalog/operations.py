@@ -212,6 +212,40 @@ HANDOFF = OperationKind(
     record="handoffs",
 )
 
+WORKFLOW = OperationKind(
+    name="agent.workflow",
+    span_name="invoke_workflow {gen_ai.workflow.name}",
+    description="A run of several agents as a whole.",
+    labels=(semconv.GEN_AI_WORKFLOW_NAME,),
+    duration=Metric(
+        name="clew.agent.workflow.duration",
+        type="histogram",
+        unit="s",
+        description="Duration of runs of several agents.",
+        labels=(semconv.GEN_AI_WORKFLOW_NAME, semconv.ERROR_TYPE),
+        buckets=LONG_SECONDS_BUCKETS,
+    ),
+    events=OperationEvents(start="workflow_start", end="workflow_end", error="workflow_error"),
+)
+
+_GUARDRAIL = ("clew.guardrail.name", "clew.guardrail.triggered")
+
+GUARDRAIL = OperationKind(
+    name="agent.guardrail",
+    span_name="guardrail {clew.guardrail.name}",
+    description="A check of what an agent is given or says.",
+    labels=_GUARDRAIL,
+    duration=Metric(
+        name="clew.agent.guardrail.duration",
+        type="histogram",
+        unit="s",
+        description="Duration of checks of what agents are given or say.",
+        labels=(*_GUARDRAIL, semconv.ERROR_TYPE),
+        buckets=LONG_SECONDS_BUCKETS,
+    ),
+    events=OperationEvents(error="guardrail_error", others=("guardrail_triggered",)),
+)
+
 _LLM = (semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_PROVIDER_NAME, semconv.GEN_AI_REQUEST_MODEL)
 
 LLM_CALL = OperationKind(

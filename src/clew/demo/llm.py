@@ -1,12 +1,13 @@
-"""A stand-in for a language model, with OpenAI's HTTP interface: it extracts sentences and keywords, and makes nothing up.
+"""A stand-in for a language model, with OpenAI's HTTP interfaces: it extracts sentences and keywords, and makes nothing up.
 
-It answers what the demo's agents ask of any model: a summary, or a JSON object of topics. How often words occur decides, so the
-same question has the same answer.
+It answers what the demo's agents ask of any model: a summary, or a JSON object of topics, or what a JSON schema asks for. How often
+words occur decides, so the same question has the same answer. Where it is given tools, it calls those that the user or the
+instructions name, with arguments from the user's text, and then answers with what they returned: see :mod:`clew.demo.llm_tools`.
 
 As a provider's, its prompt cache counts what was asked before under the same ``prompt_cache_key``, and it may be too busy: a request
 with the header ``x-stand-in-refuse: 2`` is refused the first two times that the client tries.
 
-Source: https://platform.openai.com/docs/api-reference/chat
+Source: https://platform.openai.com/docs/api-reference/chat and https://platform.openai.com/docs/api-reference/responses
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ import json
 import math
 import re
 import sys
-import time
 import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -33,6 +32,9 @@ import clew
 from clew.demo import service
 from clew.demo.bounded_body import BodyTooLargeError, read_bounded
 from clew.demo.extraction import count_tokens, keywords, summary
+from clew.demo.llm_replies import ChatReply, ResponseReply, Said, new_id
+from clew.demo.llm_requests import ChatRequest, Conversation, FunctionCall, ResponsesRequest
+from clew.demo.llm_tools import calls_of, instructions_of, made_to, results_of, user_text, written
 from clew.demo.settings import STAND_IN_MODEL, DemoSettings
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
@@ -41,59 +43,12 @@ _WANTS_TOPICS: Final = re.compile(r"\b(topics?|keywords?)\b", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"\b([1-9]\d?)\b")
 _DEFAULT_SENTENCES: Final = 3
 _DEFAULT_TOPICS: Final = 8
-_WORDS_PER_CHUNK: Final = 12
 _DIMENSIONS: Final = 32
 _MAX_TEXTS: Final = 256
 _MAX_CACHED: Final = 1_000
 _RETRY_AFTER_MS: Final = "20"
 
 log = clew.get_logger("clew.demo.llm")
-
-
-class ContentPart(BaseModel):
-    """One part of a message; only text is read."""
-
-    type: str
-    text: str = ""
-
-
-class Message(BaseModel):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = ""
-
-    @property
-    def text(self) -> str:
-        """All text of the message."""
-        if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content or ())
-
-
-class StreamOptions(BaseModel):
-    """What a streamed answer is to bring along."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """What is read of a chat completion request; sampling parameters change nothing here and are let through."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str = Field(min_length=1)
-    messages: list[Message] = Field(min_length=1)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    prompt_cache_key: str | None = Field(default=None, max_length=64)
-
-    @property
-    def most_tokens(self) -> int | None:
-        """The most tokens of an answer, where the request sets a bound."""
-        return self.max_completion_tokens or self.max_tokens
 
 
 class EmbeddingRequest(BaseModel):
@@ -105,24 +60,29 @@ class EmbeddingRequest(BaseModel):
     input: str | list[str] = Field(min_length=1, max_length=MAX_REQUEST_BYTES)
 
 
-def answer(messages: list[Message]) -> str:
+def answer(asked: Conversation) -> str:
     """Answer a conversation: the instructions say whether topics or a summary are wanted, the last user message is the text.
 
     Args:
-        messages: instructions of the system or developer, and the user's text.
+        asked: instructions of the system, the user's text, and what tools returned.
 
     Example:
-        >>> answer([Message(role="system", content="The topics, as JSON, at most 1."), Message(role="user", content="a thread")])
+        >>> from clew.demo.llm_requests import Turn
+        >>> turns = (Turn(role="system", text="The topics, as JSON, at most 1."), Turn(role="user", text="a thread"))
+        >>> answer(Conversation(turns=turns))
         '{"topics": [{"name": "thread", "weight": 1.0}]}'
     """
-    instructions = " ".join(message.text for message in messages if message.role in ("system", "developer"))
-    text = next((message.text for message in reversed(messages) if message.role == "user"), "")
+    instructions, text = instructions_of(asked), user_text(asked)
+    results = [f"{name}: {result}" for name, result in results_of(asked)]
+    if asked.schema is not None:
+        return json.dumps(made_to(asked.schema, "\n".join([text, *results])), ensure_ascii=False)
     number = _NUMBER.search(instructions)
-    if _WANTS_TOPICS.search(instructions):
+    if _WANTS_TOPICS.search(instructions) and not results:
         found = keywords(text, int(number.group(1)) if number else _DEFAULT_TOPICS)
         topics = [{"name": keyword.name, "weight": keyword.weight} for keyword in found]
         return json.dumps({"topics": topics}, ensure_ascii=False)
-    return " ".join(summary(text, int(number.group(1)) if number else _DEFAULT_SENTENCES))
+    said = " ".join(summary(text, int(number.group(1)) if number else _DEFAULT_SENTENCES))
+    return "\n".join(filter(None, [said, *results]))
 
 
 def embedding(text: str) -> list[float]:
@@ -146,14 +106,14 @@ class _PromptCache:
     def __init__(self) -> None:
         self._asked: OrderedDict[tuple[str, int], None] = OrderedDict()
 
-    def known_tokens(self, request: ChatRequest) -> int:
+    def known_tokens(self, cache_key: str | None, asked: Conversation) -> int:
         """Return how many tokens of a prompt were asked before, and remember it."""
-        if request.prompt_cache_key is None:
+        if cache_key is None:
             return 0
         known = 0
-        for message in request.messages:
-            key = (request.prompt_cache_key, zlib.crc32(message.text.encode()))
-            known += count_tokens(message.text) if key in self._asked else 0
+        for turn in asked.turns:
+            key = (cache_key, zlib.crc32(turn.text.encode()))
+            known += count_tokens(turn.text) if key in self._asked else 0
             self._asked[key] = None
             self._asked.move_to_end(key)
         while len(self._asked) > _MAX_CACHED:
@@ -177,21 +137,20 @@ def build_app() -> FastAPI:
 
     @app.post("/v1/chat/completions", openapi_extra=_request_body(ChatRequest), response_model=None)
     async def chat(request: Request) -> Response:
-        # No two chunks of one body could be told from two requests by time, but the id need only be unique
         given = ChatRequest.model_validate_json(await read_bounded(request, MAX_REQUEST_BYTES))
-        if _is_too_busy(request):
-            return _error(429, "the stand-in was asked to refuse this", code="rate_limit_exceeded")
-        if given.model != STAND_IN_MODEL:
-            message = f"the model {given.model[:80]!r} does not exist: this stand-in serves {STAND_IN_MODEL!r} only"
-            return _error(404, message, code="model_not_found")
-        # In a thread: a long text takes tens of milliseconds, and other requests must not wait
-        text = await asyncio.to_thread(clew.carry(_extract), given.messages)
-        text, finish_reason = _cut(text, given.most_tokens)
-        reply = _Reply(given, text, finish_reason, cached_tokens=cache.known_tokens(given))
-        log.info("llm.answered", streamed=given.stream, finish_reason=finish_reason, **reply.tokens)
-        if given.stream:
-            return StreamingResponse(reply.events(), media_type="text/event-stream")
-        return JSONResponse(reply.whole())
+        if (refused := _refusal(request, given.model)) is not None:
+            return refused
+        reply = ChatReply(given, await _say(given, cache))
+        return _sent(reply, streamed=bool(given.stream))
+
+    @app.post("/v1/responses", openapi_extra=_request_body(ResponsesRequest), response_model=None)
+    async def responses(request: Request) -> Response:
+        body = await read_bounded(request, MAX_REQUEST_BYTES)
+        given = ResponsesRequest.model_validate_json(body)
+        if (refused := _refusal(request, given.model)) is not None:
+            return refused
+        reply = ResponseReply(given, await _say(given, cache), json.loads(body))
+        return _sent(reply, streamed=bool(given.stream))
 
     @app.post("/v1/embeddings", openapi_extra=_request_body(EmbeddingRequest), response_model=None)
     async def embeddings(request: Request) -> Response:
@@ -211,7 +170,7 @@ def build_app() -> FastAPI:
     @app.exception_handler(ValueError)
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: Exception) -> JSONResponse:
-        return _error(400, f"the request is no chat completion request: {' '.join(str(error).split())[:300]}")
+        return _error(400, f"this request can't be answered: {' '.join(str(error).split())[:300]}")
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
@@ -221,65 +180,49 @@ def build_app() -> FastAPI:
 
 
 @clew.span("extract")
-def _extract(messages: list[Message]) -> str:
-    return answer(messages)
+def _extract(asked: Conversation) -> tuple[str, tuple[FunctionCall, ...]]:
+    calls = tuple(
+        FunctionCall(id=new_id("call"), name=name, arguments=written(arguments)) for name, arguments in calls_of(asked)
+    )
+    return "" if calls else answer(asked), calls
 
 
-class _Reply:
-    """An answer in the two forms that it may be sent in."""
-
-    def __init__(self, request: ChatRequest, text: str, finish_reason: str, *, cached_tokens: int) -> None:
-        self._text = text
-        self._finish_reason = finish_reason
-        self._with_usage = request.stream_options is not None and request.stream_options.include_usage
-        prompt, completion = sum(count_tokens(message.text) for message in request.messages), count_tokens(text)
-        self.tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-        self.usage = {
-            **self.tokens,
-            "prompt_tokens_details": {"cached_tokens": cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        }
-        self._head = {
-            "id": f"chatcmpl-{clew.trace_id()[:16] or 'untraced'}{time.monotonic_ns():x}",
-            "created": int(time.time()),
-            "model": request.model,
-        }
-
-    def whole(self) -> dict[str, Any]:
-        """Return the answer as one object."""
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": self._text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": self._finish_reason,
-        }
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": self.usage}
-
-    async def events(self) -> AsyncIterator[str]:
-        """Give the answer in chunks, as server-sent events."""
-        yield self._event([_delta({"role": "assistant", "content": ""})])
-        pieces = re.findall(r"\S+\s*", self._text)
-        for start in range(0, len(pieces), _WORDS_PER_CHUNK):
-            yield self._event([_delta({"content": "".join(pieces[start : start + _WORDS_PER_CHUNK])})])
-        yield self._event([_delta({}, finish_reason=self._finish_reason)])
-        if self._with_usage:
-            yield self._event([], usage=self.usage)
-        yield "data: [DONE]\n\n"
-
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
-        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+async def _say(given: ChatRequest | ResponsesRequest, cache: _PromptCache) -> Said:
+    asked = given.conversation()
+    # In a thread: a long text takes tens of milliseconds, and other requests must not wait
+    text, calls = await asyncio.to_thread(clew.carry(_extract), asked)
+    text, is_cut = _cut(text, asked.most_tokens)
+    said = Said(
+        text=text,
+        is_cut=is_cut,
+        calls=calls,
+        prompt_tokens=sum(count_tokens(turn.text) for turn in asked.turns),
+        cached_tokens=cache.known_tokens(given.prompt_cache_key, asked),
+    )
+    log.info("llm.answered", streamed=bool(given.stream), finish_reason=said.finish_reason, **said.tokens)
+    return said
 
 
-def _delta(content: dict[str, Any], *, finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": 0, "delta": content, "logprobs": None, "finish_reason": finish_reason}
+def _sent(reply: ChatReply | ResponseReply, *, streamed: bool) -> Response:
+    if streamed:
+        return StreamingResponse(reply.events(), media_type="text/event-stream")
+    return JSONResponse(reply.whole())
 
 
-def _cut(text: str, most_tokens: int | None) -> tuple[str, str]:
+def _refusal(request: Request, model: str) -> JSONResponse | None:
+    if _is_too_busy(request):
+        return _error(429, "the stand-in was asked to refuse this", code="rate_limit_exceeded")
+    if model != STAND_IN_MODEL:
+        message = f"the model {model[:80]!r} does not exist: this stand-in serves {STAND_IN_MODEL!r} only"
+        return _error(404, message, code="model_not_found")
+    return None
+
+
+def _cut(text: str, most_tokens: int | None) -> tuple[str, bool]:
     if most_tokens is None or count_tokens(text) <= most_tokens:
-        return text, "stop"
+        return text, False
     pieces = re.findall(r"\w+\s*|[^\w\s]\s*", text)
-    return "".join(pieces[:most_tokens]).rstrip(), "length"
+    return "".join(pieces[:most_tokens]).rstrip(), True
 
 
 def _is_too_busy(request: Request) -> bool:

@@ -33,6 +33,7 @@ from clew.pipeline.tracing import CORRELATION_KEY, random_bits
 from clew.settings import Settings
 
 _AGENT_KEY: Final = otel_context.create_key("clew-agent")
+_USER_KEY: Final = otel_context.create_key("clew-user")
 _VALID_CORRELATION: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _MAX_CARRIED_LENGTH: Final = 8_192
 
@@ -75,6 +76,17 @@ def current_agent(context: Context | None = None) -> str | None:
 def with_agent(name: object, context: Context | None = None) -> Context:
     """Return a context in which an agent is at work."""
     return otel_context.set_value(_AGENT_KEY, name, context)
+
+
+def current_user(context: Context | None = None) -> str | None:
+    """Return for whom the agent that is at work does it, or ``None`` where that is not known."""
+    value = otel_context.get_value(_USER_KEY, context)
+    return value if isinstance(value, str) else None
+
+
+def with_user(user_id: object, context: Context | None = None) -> Context:
+    """Return a context in which work is done for a user."""
+    return otel_context.set_value(_USER_KEY, user_id, context)
 
 
 @contextmanager

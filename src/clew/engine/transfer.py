@@ -1,7 +1,7 @@
 """The handoffs that led here: which agents had a task, and the handoff that somebody is to pick up. They travel with the thread.
 
 The header ``clew-handoff`` carries them: a version, how many handoffs there were, and the agents, the oldest first; within a handoff
-also its id, its target, its mode, and when it was made. Whatever it says is a stranger's word: it is bounded, and nonsense in it is
+also its id, its target, its mode, when it was made, and what it is about. Whatever it says is a stranger's word: it is bounded, and nonsense in it is
 passed over. It goes over queues, and to whom the app writes a carrier for; like baggage, it goes to no other host by itself than
 those that ``CLEW_BAGGAGE_HOSTS`` names.
 """
@@ -42,7 +42,8 @@ _MODES: Final[dict[str, TransferMode]] = {"r": "return_to_caller", "p": "pass_co
 _LETTERS: Final = {mode: letter for letter, mode in _MODES.items()}
 _FORM: Final = re.compile(
     r"1;(?P<depth>[0-9]{1,7});(?P<agents>[A-Za-z0-9._~%,-]{0,2048})"
-    r"(?:;(?P<id>[0-9a-f]{32});(?P<at>[0-9]{1,19});(?P<mode>[rp]);(?P<target>[A-Za-z0-9._~%-]{1,1536}))?",
+    r"(?:;(?P<id>[0-9a-f]{32});(?P<at>[0-9]{1,19});(?P<mode>[rp]);(?P<target>[A-Za-z0-9._~%-]{1,1536})"
+    r"(?:;(?P<task>[A-Za-z0-9._~%-]{1,1536}))?)?",
     re.ASCII,
 )
 _KEY: Final = otel_context.create_key("clew-handoffs")
@@ -57,12 +58,14 @@ class Offer:
         target: the agent that it is meant for.
         mode: whether the result comes back.
         handed_ns: when it was made, in nanoseconds since the epoch, by the clock of who made it.
+        task_id: what it is about.
     """
 
     id: str
     target: str
     mode: TransferMode
     handed_ns: int
+    task_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +127,10 @@ def written(found: Passage) -> str | None:
     end = ""
     if (offer := found.offer) is not None:
         end = f";{offer.id};{offer.handed_ns};{_LETTERS[offer.mode]};{quote(offer.target, safe='', errors='replace')}"
+        if offer.task_id:
+            about = f";{quote(offer.task_id[:MAX_NAME_LENGTH], safe='', errors='replace')}"
+            # Two names of many bytes are too much: whom it is meant for comes first
+            end += about if len(end) + len(about) < _MAX_LENGTH - 32 else ""
     head = f"{_VERSION};{min(found.depth, MAX_DEPTH)};"
     while agents and len(head) + len(end) + sum(len(name) + 1 for name in agents) > _MAX_LENGTH:
         agents.pop(0)
@@ -148,6 +155,7 @@ def read(text: str) -> Passage | None:
             target=_name(form["target"]),
             mode=_MODES[form["mode"]],
             handed_ns=int(form["at"]),
+            task_id=_name(form["task"]) if form["task"] is not None else None,
         )
     agents = tuple(_name(name) for name in names[-MAX_AGENTS:])
     return Passage(agents=agents, depth=min(int(form["depth"]), MAX_DEPTH), offer=offer)

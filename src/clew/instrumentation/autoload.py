@@ -32,6 +32,8 @@ def install() -> None:
 
 def _switch_on(drop_in: DropIn, _module: Any) -> None:
     """Instrument a library that has just been imported. The app's import goes on whatever comes of it."""
+    if not drop_in.is_imported:
+        return
     try:
         load(drop_in).instrument_all()
     except Exception as error:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import openai
 import wrapt
-from openai import AsyncStream, Stream, _base_client, _legacy_response
+from openai import AsyncStream, Stream, _base_client, _legacy_response, _response
 from openai.resources import chat, embeddings, responses
 from opentelemetry import context as otel_context
 
@@ -47,6 +47,32 @@ _METHODS: Final = (
 _all_clients = False
 
 
+class Expected:
+    """A call that somebody who knows of it beforehand is to have measured, whatever client makes it. Made by :func:`expect`."""
+
+    def __init__(self) -> None:
+        self.was_made = False
+        self._before = _expected.get()
+        _expected.set(self)
+
+    def over(self) -> bool:
+        """Expect it no longer; tell whether a client made it."""
+        if _expected.get() is self:
+            _expected.set(self._before)
+        return self.was_made
+
+
+def expect() -> Expected:
+    """Have the calls that are made in this task from now on measured, until it is said to be over.
+
+    Example:
+        >>> expect().over()
+        False
+    """
+    _patch()
+    return Expected()
+
+
 class _Call:
     """One call: begun before the request, and ended by its response or by the last piece of a streamed one."""
 
@@ -73,6 +99,7 @@ class _Call:
             self._operation.prompt(kwargs.get("messages") or kwargs.get("input") or [])
         self._tokens: dict[str, int] = {}
         self._ended = False
+        self._is_parsed = False
 
     def __enter__(self) -> None:
         # Only around the request: what reads a stream has a context of its own
@@ -96,7 +123,12 @@ class _Call:
         try:
             # What is within a raw response is parsed once, whoever asks
             answer = result.parse() if isinstance(result, _legacy_response.LegacyAPIResponse) else result
-            if isinstance(answer, Stream):
+            if isinstance(answer, _response.BaseAPIResponse):
+                # Of with_streaming_response: nothing has been read
+                is_async = isinstance(answer, _response.AsyncAPIResponse)
+                wrapt.wrap_function_wrapper(answer, "parse", self._parsed_async if is_async else self._parsed)
+                wrapt.wrap_function_wrapper(answer, "close", self._closed_async if is_async else self._closed)
+            elif isinstance(answer, Stream):
                 answer._iterator = self._watched(answer._iterator)
                 wrapt.wrap_function_wrapper(answer, "close", self._closed)
             elif isinstance(answer, AsyncStream):
@@ -188,6 +220,19 @@ class _Call:
             raise
         self.end()
 
+    def _parsed(self, wrapped: Callable[..., Any], _response: Any, args: Any, kwargs: Any) -> Any:
+        """Take what a response has within when the app asks for it, once: it gets the same each time."""
+        answer = wrapped(*args, **kwargs)
+        was_parsed, self._is_parsed = self._is_parsed, True
+        return answer if was_parsed else self.answered(answer)
+
+    async def _parsed_async(
+        self, wrapped: Callable[..., Awaitable[Any]], _response: Any, args: Any, kwargs: Any
+    ) -> Any:
+        answer = await wrapped(*args, **kwargs)
+        was_parsed, self._is_parsed = self._is_parsed, True
+        return answer if was_parsed else self.answered(answer)
+
     def _closed(self, wrapped: Callable[..., Any], _stream: Any, args: Any, kwargs: Any) -> Any:
         """End the call of a stream that is left before its end."""
         self.end()
@@ -200,6 +245,8 @@ class _Call:
 
 _asking: Final[ContextVar[_Call | None]] = ContextVar("clew_openai_call", default=None)
 """The call whose request is under way, for what the client does in between."""
+
+_expected: Final[ContextVar[Expected | None]] = ContextVar("clew_openai_expected", default=None)
 
 
 def _counted(usage: Any) -> dict[str, int]:
@@ -228,7 +275,10 @@ def _again(wrapped: Callable[..., Any], _client: Any, args: tuple[Any, ...], kwa
 
 def _begin(resource: Any, operation: str, kwargs: dict[str, Any]) -> _Call | None:
     try:
-        if not _all_clients and not getattr(resource._client._client, _MARK, False):
+        if (expected := _expected.get()) is not None:
+            expected.was_made = True
+            http_clients.instrument(resource._client._client)
+        elif not _all_clients and not getattr(resource._client._client, _MARK, False):
             return None
         return _Call(resource, operation, kwargs)
     except Exception as error:

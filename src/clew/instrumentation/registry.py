@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, TypeVar
@@ -22,12 +23,19 @@ class DropIn:
         module: the module of this package that does it; it has ``instrument(target)``, and where it is ``automatic`` also
             ``instrument_all()``, which covers whatever the app makes of the library from then on.
         libraries: top-level packages whose types it takes.
+        marker: a module that only the library has, where an app may have a package of its name as well.
         automatic: ``clew run`` and ``clew.instrument()`` without arguments switch it on when the library is imported.
     """
 
     module: str
     libraries: tuple[str, ...]
+    marker: str = ""
     automatic: bool = True
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether what was imported by its name is the library, and no package of the app."""
+        return not self.marker or self.marker in sys.modules
 
 
 DROP_INS: Final = (
@@ -39,6 +47,7 @@ DROP_INS: Final = (
     DropIn(module="celery", libraries=("celery",)),
     DropIn(module="faststream", libraries=("faststream",)),
     DropIn(module="openai", libraries=("openai",)),
+    DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface"),
 )
 
 
@@ -53,7 +62,7 @@ def instrument(*targets: Any) -> Any:
 
     Args:
         targets: FastAPI, Starlette or any ASGI apps, FastStream brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines, redis,
-            httpx and OpenAI clients.
+            httpx and OpenAI clients, agents of OpenAI's Agents SDK.
 
     Returns:
         The target, or a tuple of the targets. A plain ASGI function can't be changed in place: what is returned must be served.
@@ -102,7 +111,7 @@ def load(drop_in: DropIn) -> ModuleType:
     try:
         return importlib.import_module(f"clew.instrumentation.{drop_in.module}")
     except ModuleNotFoundError as error:
-        extra = "fastapi" if drop_in.module == "asgi" else drop_in.module
+        extra = "fastapi" if drop_in.module == "asgi" else drop_in.module.replace("_", "-")
         raise InstrumentError(
             f"{error.name} is missing, which clew needs for {drop_in.libraries[0]}: pip install 'clew[{extra}]'"
         ) from error
@@ -112,7 +121,7 @@ def _find(target: Any) -> DropIn | None:
     for kind in type(target).__mro__:
         library = kind.__module__.partition(".")[0]
         for drop_in in DROP_INS:
-            if library in drop_in.libraries:
+            if library in drop_in.libraries and drop_in.is_imported:
                 return drop_in
     return DROP_INS[0] if _is_asgi(target) else None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from clew.catalog import semconv
 from clew.catalog.metrics import LLM_BUDGET_USED
 from clew.diagnostics import report
 from clew.engine.metrics import registry
@@ -101,7 +102,7 @@ class _Watch:
             self._say(budget, level, share, known)
 
     def _say(self, budget: Budget, level: str, share: float, known: dict[str, Any]) -> None:
-        whose = {"of_service": budget.service, "gen_ai.agent.name": budget.agent, "user.id": budget.user}
+        whose = {"of_service": budget.service, semconv.GEN_AI_AGENT_NAME: budget.agent, "user.id": budget.user}
         fields = {
             "clew.llm.budget": budget.name,
             "per": budget.per,

@@ -18,7 +18,7 @@ from clew.catalog.metrics import LLM_CACHE_HITS, LLM_COST, LLM_FIRST_CHUNK, LLM_
 from clew.catalog.operations import LLM_CALL
 from clew.diagnostics import report
 from clew.engine import logs
-from clew.engine.context import current_agent
+from clew.engine.context import current_agent, current_user
 from clew.engine.metrics import registry
 from clew.engine.operation import Operation
 from clew.llm import content, record
@@ -202,6 +202,8 @@ class LlmCall(Operation):
         try:
             if (agent := current_agent()) is not None:
                 self.attributes.setdefault(semconv.GEN_AI_AGENT_NAME, agent)
+            if (user_id := current_user()) is not None:
+                self.attributes.setdefault("user.id", user_id)
             self._begun_at = clock.utc_now()
             # In this order: what is ended first is what was added last, and what waits for prices goes to the recorder
             record.the_recorder()
@@ -347,7 +349,7 @@ def llm_call(
         provider: ``gen_ai.provider.name``, such as ``openai``.
         model: the model that is asked for.
         operation: ``gen_ai.operation.name``, such as ``chat`` or ``embeddings``.
-        user_id: for whom it is asked.
+        user_id: for whom it is asked; by default for whom the agent's task is done within which it is.
         attributes: attributes of the call. Give no prompt or completion here: it would be recorded; :meth:`LlmCall.prompt` and
             :meth:`LlmCall.completion` heed what is chosen.
 

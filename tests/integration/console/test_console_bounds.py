@@ -55,7 +55,7 @@ def console(tmp_path: Path) -> Iterator[ConsoleServer]:
         ),
         (b"{}", {"Content-Type": "application/json", "Content-Encoding": "gzip"}, 400, "is not gzip"),
         (
-            gzip.compress(b" " * 100 * MIB),
+            gzip.compress(b" " * 100 * MIB, mtime=0),
             {"Content-Type": "application/json", "Content-Encoding": "gzip"},
             413,
             "larger than 2097152 bytes once decompressed",

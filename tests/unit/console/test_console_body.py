@@ -48,8 +48,8 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
     ("body", "encoding", "status", "sentence"),
     [
         (b"plain", "gzip", 400, "is not gzip"),
-        (gzip.compress(b"x" * 1000)[:-9], "gzip", 400, "cut off"),
-        (gzip.compress(b"") * 65, "gzip", 400, "more than 64 members"),
+        (gzip.compress(b"x" * 1000, mtime=0)[:-9], "gzip", 400, "cut off"),
+        (gzip.compress(b"", mtime=0) * 65, "gzip", 400, "more than 64 members"),
         (b"", "br", 415, "'br' is not supported: send gzip or identity"),
         (b"x" * 11, "identity", 413, "larger than 10 bytes"),
     ],

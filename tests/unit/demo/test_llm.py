@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from openai import BadRequestError, NotFoundError, OpenAI, RateLimitError
 
 from clew.demo.language_model import LanguageModel
-from clew.demo.llm import MAX_REQUEST_BYTES, build_app
+from clew.demo.llm import MAX_REQUEST_BYTES
 from clew.demo.settings import STAND_IN_MODEL, DemoError, DemoSettings
 from clew.demo.topics import Topic
+from tests import stand_in
 
 pytestmark = pytest.mark.usefixtures("captured_telemetry")
 
@@ -28,17 +25,8 @@ UNICODE = "Der Knäuel führt durchs Labyrinth. 一本の糸が迷宮を通る�
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(build_app(), log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 10
-    while not server.started:
-        assert time.monotonic() < deadline, "the stand-in did not start"
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join(5)
+    with stand_in.served() as served:
+        yield served
 
 
 @pytest.fixture
@@ -109,7 +97,7 @@ def test_another_model_is_not_there(client):
 
 
 def test_no_messages_are_a_bad_request(client):
-    with pytest.raises(BadRequestError, match="no chat completion request"):
+    with pytest.raises(BadRequestError, match="can't be answered"):
         client.chat.completions.create(model=STAND_IN_MODEL, messages=[])
 
 
