@@ -149,7 +149,7 @@ class TestOnce:
             "document.verified  document_id=",
             "http.server.request.duration [s]",
             "gen_ai.client.token.usage [{token}]",
-            "events, 26 metrics and 5 records of jobs that were expected are there.",
+            "events, 27 metrics and 28 records that were expected are there.",
         ):
             assert text in demo.output, demo.output
         demo.assert_all_ended(time.monotonic(), timeout_s=1.0)
@@ -163,6 +163,10 @@ class TestOnce:
                 (
                     "edge: gateway 'POST /documents' is the parent of gateway 'send documents'",
                     "metric: gateway 'http.server.request.duration' in s",
+                    "record: message of gateway 'send documents'",
+                    "record: agent task of topicizer 'invoke_agent topicizer'",
+                    "record: handoff of orchestrator 'execute_tool transfer_to_topicizer'",
+                    "record: LLM call of topicizer 'chat clew-extractive-1'",
                 ),
             ),
         ],
