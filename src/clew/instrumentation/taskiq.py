@@ -31,7 +31,6 @@ from clew.catalog.operations import JOB
 from clew.diagnostics import report
 from clew.engine.context import extract
 from clew.instrumentation.task_run import DUE_AT, EARLIER_TRY, OUTCOME, TRIGGER, TaskRun, Told, occasion_of
-from clew.jobs.record import the_recorder
 from clew.jobs.run import STATUS
 from clew.queues.message import (
     SENT_AT_HEADER,
@@ -188,10 +187,7 @@ class ClewMiddleware(TaskiqMiddleware):
     """What a broker gets as its first middleware, so that the others work within the spans."""
 
     def startup(self) -> None:
-        """Be ready for the first task, and name OpenTelemetry's middleware, with which every task would have two spans."""
-        if self.broker.is_worker_process:
-            # What this imports would else be imported by the first task, while all others wait
-            the_recorder()
+        """Name OpenTelemetry's middleware, where it is active: every task would have two spans."""
         if any(type(known).__name__ == _RIVAL for known in self.broker.middlewares):
             report(
                 WHERE,
