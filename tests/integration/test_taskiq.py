@@ -9,15 +9,17 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from taskiq import InMemoryBroker, SimpleRetryMiddleware, TaskiqMiddleware
+from taskiq import InMemoryBroker, ScheduledTask, SimpleRetryMiddleware, TaskiqMiddleware, TaskiqScheduler
 from taskiq.exceptions import NoResultError, SendTaskError
 from taskiq.kicker import AsyncKicker
 from taskiq.message import TaskiqMessage
+from taskiq.schedule_sources import LabelScheduleSource
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 
 import clew
@@ -476,6 +478,38 @@ def test_whatever_strangers_write_into_labels_the_task_runs(
     assert with_broker(broker, act).return_value == "done"
     run = captured_telemetry.span("run shop.sleep")
     assert (run.parent_id, run.attributes["clew.job.status"]) == ("", "completed")
+
+
+def test_a_task_tells_what_kind_of_schedule_it_was_sent_for(captured_telemetry: CapturedTelemetry) -> None:
+    broker: Any = InMemoryBroker()
+    broker.register_task(asyncio.sleep, "shop.sleep")
+    source = LabelScheduleSource(broker)
+    scheduler = clew.instrument(TaskiqScheduler(broker, [source]))
+    due_at = datetime.now(UTC) - timedelta(seconds=90)
+    given: list[dict[str, Any]] = [{"cron": "* * * * *"}, {"time": due_at}, {"time": due_at.replace(tzinfo=None)}]
+
+    async def act(_: Any) -> None:
+        for number, schedule in enumerate(given):
+            task = ScheduledTask(
+                task_name="shop.sleep", labels={}, args=[0], kwargs={}, task_id=f"task-{number}", **schedule
+            )
+            await scheduler.on_ready(source, task)
+        await broker.wait_all()
+
+    with_broker(broker, act)
+    cron, *once = sorted(
+        spans(captured_telemetry, "run shop.sleep"), key=lambda run: str(run.attributes["clew.job.id"])
+    )
+    send = sent(captured_telemetry, "task-0")
+    assert (cron.attributes["clew.job.trigger"], cron.parent_id) == ("cron", "")
+    assert [link.span_id for link in cron.links] == [send.span_id]
+    # Due when its minute began
+    assert str(cron.attributes["clew.job.scheduled_at"]).endswith(":00+00:00")
+    for number, run in enumerate(once, 1):
+        assert run.parent_id == sent(captured_telemetry, f"task-{number}").span_id
+        assert run.attributes["clew.job.trigger"] == "time"
+        assert run.attributes["clew.job.scheduled_at"] == due_at.isoformat()
+        assert 90 <= float(run.attributes["clew.job.lateness_s"]) < 90 + WAIT_S
 
 
 def test_opentelemetrys_middleware_beside_it_is_named(captured_telemetry: CapturedTelemetry) -> None:
