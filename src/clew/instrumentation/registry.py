@@ -48,6 +48,7 @@ DROP_INS: Final = (
     DropIn(module="faststream", libraries=("faststream",)),
     DropIn(module="openai", libraries=("openai",)),
     DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface"),
+    DropIn(module="pydantic_ai", libraries=("pydantic_ai",)),
 )
 
 
@@ -62,7 +63,7 @@ def instrument(*targets: Any) -> Any:
 
     Args:
         targets: FastAPI, Starlette or any ASGI apps, FastStream brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines, redis,
-            httpx and OpenAI clients, agents of OpenAI's Agents SDK.
+            httpx and OpenAI clients, agents of OpenAI's Agents SDK and of Pydantic AI.
 
     Returns:
         The target, or a tuple of the targets. A plain ASGI function can't be changed in place: what is returned must be served.
