@@ -50,10 +50,17 @@ _all_clients = False
 
 
 class Expected:
-    """A call that somebody who knows of it beforehand is to have measured, whatever client makes it. Made by :func:`expect`."""
+    """A call that somebody who knows of it beforehand is to have measured, whatever client makes it. Made by :func:`expect`.
+
+    Attributes:
+        was_made: a client made it.
+        was_answered: without an error, the last time.
+        is_over: it is expected no longer.
+    """
 
     def __init__(self) -> None:
         self.was_made = False
+        self.was_answered = False
         self.is_over = False
         self._before = get_current()
         self._context = otel_context.set_value(_EXPECTED_KEY, self, self._before)
@@ -83,7 +90,8 @@ def expect() -> Expected:
 class _Call:
     """One call: begun before the request, and ended by its response or by the last piece of a streamed one."""
 
-    def __init__(self, resource: Any, operation: str, kwargs: dict[str, Any]) -> None:
+    def __init__(self, resource: Any, operation: str, kwargs: dict[str, Any], expected: Expected | None) -> None:
+        self._expected = expected
         client = resource._client
         model = kwargs.get("model")
         address = getattr(client, "base_url", None)
@@ -157,6 +165,8 @@ class _Call:
         if self._ended:
             return
         self._ended = True
+        if self._expected is not None:
+            self._expected.was_answered = error is None
         try:
             self._operation.tokens(**self._tokens)
             if self._said:
@@ -280,13 +290,14 @@ def _again(wrapped: Callable[..., Any], _client: Any, args: tuple[Any, ...], kwa
 
 def _begin(resource: Any, operation: str, kwargs: dict[str, Any]) -> _Call | None:
     try:
-        expected = otel_context.get_value(_EXPECTED_KEY)
-        if isinstance(expected, Expected) and not expected.is_over:
+        found = otel_context.get_value(_EXPECTED_KEY)
+        expected = found if isinstance(found, Expected) and not found.is_over else None
+        if expected is not None:
             expected.was_made = True
             http_clients.instrument(resource._client._client)
         elif not _all_clients and not getattr(resource._client._client, _MARK, False):
             return None
-        return _Call(resource, operation, kwargs)
+        return _Call(resource, operation, kwargs, expected)
     except Exception as error:
         report(_WHERE, error)
         return None
