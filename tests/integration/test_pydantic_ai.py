@@ -65,7 +65,8 @@ def history(
 def model(url: str, captured_telemetry: CapturedTelemetry) -> OpenAIChatModel:
     """A model with a fresh client: each event loop has its own."""
     clew.instrument(Agent(name="any"))
-    return made_model(url)
+    made: OpenAIChatModel = made_model(url)
+    return made
 
 
 def made_model(url: str, kind: Any = OpenAIChatModel) -> Any:

@@ -21,7 +21,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.agent import AbstractAgent
-from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, SkipModelRequest, SkipToolExecution
 from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
@@ -64,14 +64,14 @@ class _Told(AbstractCapability[Any]):
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="outermost")
 
-    async def wrap_run(self, ctx: RunContext[Any], *, handler: Callable[[], Any]) -> AgentRunResult[Any]:
+    async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         if ctx.realtime:
             return await handler()
         name = (ctx.agent.name if ctx.agent is not None else None) or _UNNAMED
         with ExitStack() as stack:
             about = _delegate(name, stack)
             conversation = ctx.conversation_id
-            attributes = {semconv.GEN_AI_CONVERSATION_ID: conversation} if conversation else {}
+            attributes: dict[str, Any] = {semconv.GEN_AI_CONVERSATION_ID: conversation} if conversation else {}
             task = agent_task(name, task_id=None if _is_offered(name) else conversation, **attributes)
             stack.enter_context(_within(task, {_TOOL_KEY: None, _ABOUT_KEY: about or conversation}))
             return await handler()
@@ -111,7 +111,7 @@ class _Told(AbstractCapability[Any]):
         ctx: RunContext[Any],
         *,
         request_context: ModelRequestContext,
-        handler: Callable[[ModelRequestContext], Any],
+        handler: WrapModelRequestHandler,
     ) -> ModelResponse:
         started_ns, expected = clock.now_ns(), _expect()
         try:
