@@ -34,7 +34,7 @@ from clew.agents.task import agent_task, working
 from clew.catalog import semconv
 from clew.diagnostics import report
 from clew.engine.operation import Operation
-from clew.engine.transfer import agent_name, passage
+from clew.engine.transfer import Offer, agent_name, passage
 from clew.llm.call import llm_call
 from clew.llm.content import is_wanted
 from clew.llm.tool import tool_call
@@ -65,14 +65,18 @@ class _Told(AbstractCapability[Any]):
         return CapabilityOrdering(position="outermost")
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        if ctx.realtime:
+        # Older versions have no realtime sessions
+        if getattr(ctx, "realtime", False):
             return await handler()
         name = (ctx.agent.name if ctx.agent is not None else None) or _UNNAMED
         with ExitStack() as stack:
-            about = _delegate(name, stack)
+            if (made := _delegation(name)) is not None:
+                stack.enter_context(_within(made))
+            offer = _offer(name)
             conversation = ctx.conversation_id
             attributes: dict[str, Any] = {semconv.GEN_AI_CONVERSATION_ID: conversation} if conversation else {}
-            task = agent_task(name, task_id=None if _is_offered(name) else conversation, **attributes)
+            task = agent_task(name, task_id=None if offer is not None else conversation, **attributes)
+            about = offer.task_id if offer is not None else None
             stack.enter_context(_within(task, {_TOOL_KEY: None, _ABOUT_KEY: about or conversation}))
             return await handler()
 
@@ -126,19 +130,18 @@ class _Told(AbstractCapability[Any]):
 # Begin and end
 
 
-def _delegate(name: str, stack: ExitStack) -> Any:
-    """Begin the handoff that a run is within a tool of another one, unless the app has made one itself; return what it is about."""
+def _delegation(name: str) -> Operation | None:
+    """Return the handoff that a run within a tool of another one is, unless the app has made one itself."""
     delegates = otel_context.get_value(_TOOL_KEY)
-    if delegates is None or delegates is not working() or _is_offered(name):
+    if delegates is None or delegates is not working() or _offer(name) is not None:
         return None
-    about = otel_context.get_value(_ABOUT_KEY)
-    stack.enter_context(_within(handoff(to=name, task=about)))
-    return about
+    return handoff(to=name, task=otel_context.get_value(_ABOUT_KEY))
 
 
-def _is_offered(name: str) -> bool:
+def _offer(name: str) -> Offer | None:
+    """Return the handoff that is to be accepted by the agent."""
     offer = passage().offer
-    return offer is not None and offer.target == agent_name(name)
+    return offer if offer is not None and offer.target == agent_name(name) else None
 
 
 @contextmanager
