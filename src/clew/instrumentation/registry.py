@@ -51,6 +51,7 @@ DROP_INS: Final = (
     DropIn(module="taskiq", libraries=("taskiq",), records=True),
     DropIn(module="openai", libraries=("openai",), records=True),
     DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface", records=True),
+    DropIn(module="pydantic_ai", libraries=("pydantic_ai",), records=True),
 )
 
 
@@ -65,7 +66,7 @@ def instrument(*targets: Any) -> Any:
 
     Args:
         targets: FastAPI, Starlette or any ASGI apps, FastStream and taskiq brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines,
-            redis, httpx and OpenAI clients, agents of OpenAI's Agents SDK.
+            redis, httpx and OpenAI clients, agents of OpenAI's Agents SDK and of Pydantic AI.
 
     Returns:
         The target, or a tuple of the targets. A plain ASGI function can't be changed in place: what is returned must be served.
