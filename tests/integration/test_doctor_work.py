@@ -52,10 +52,16 @@ def test_what_goes_wrong_with_work_is_noted_with_its_mend(otlp_sink, spool_dir, 
         message_row("pages", "rejected"),
         message_row("old", "dead_lettered", ago_s=3 * 3600),
         message_row("busy", "processed"),
+        message_row("busy-strangers", "processed"),
+        message_row("strangers", "processed", ago_s=2 * 3600),
+        message_row("strangers", "sent"),
     )
     keep_depths(
         depth_row("documents", length=12, oldest_age_s=7200.0),
         depth_row("busy", length=9, oldest_age_s=7200.0),
+        depth_row("strangers", length=5_000),
+        depth_row("busy-strangers", length=4),
+        depth_row("empty"),
         depth_row("broken", problem="WRONGTYPE"),
     )
     kept_agents.keep(
@@ -76,7 +82,8 @@ def test_what_goes_wrong_with_work_is_noted_with_its_mend(otlp_sink, spool_dir, 
     assert "broken (WRONGTYPE)" in queues[0]
     assert "documents (12 wait)" in queues[1]
     assert "busy" not in queues[1]
-    assert queues[2].rstrip().endswith("in the last hour: pages (2)")
+    assert queues[2].rstrip().endswith("no consumer is on record in the last hour: strangers (5,000 wait)")
+    assert queues[3].rstrip().endswith("in the last hour: pages (2)")
     assert "clew queues messages --status dead_lettered" in done.stdout
     (agents,) = said_of("agents", done.stdout)
     assert agents.startswith("note")

@@ -24,7 +24,7 @@ from clew.history.archive import ArchiveError, archives, describe, read, restore
 from clew.history.database import Database
 from clew.history.ids import least_id
 from clew.history.migrations import HEAD
-from clew.history.models import HealthCheck, JobCommand, JobRun, JobRunDailyTotal, JobRunTotal
+from clew.history.models import HealthCheck, JobCommand, JobRun, JobRunDailyTotal, JobRunTotal, QueueDepth
 from clew.history.totals import totals
 from clew.history.writing import Change, write
 from clew.settings import Settings
@@ -178,6 +178,30 @@ def test_each_table_has_its_own_time(database: Database, tmp_path: Path) -> None
     rows = {cleaned.table: cleaned.rows for cleaned in found if cleaned.rows}
     assert rows == {"health_checks": 2, "job_commands": 1}
     assert (count(database, HealthCheck), count(database, JobCommand)) == (1, 2)
+
+
+def test_queues_that_nobody_looks_at_any_more_are_forgotten(database: Database, tmp_path: Path) -> None:
+    def depth(queue: str, ago: timedelta) -> Change:
+        row = {
+            "id": f"{queue:-<32}",
+            "service": "s",
+            "instance": "i",
+            "system": "redis",
+            "queue": queue,
+            "kind": "list",
+        }
+        return Change(table="queue_depths", row={**row, "length": 7, "observed_at": NOW - ago}, verb="end")
+
+    hour = timedelta(hours=1)
+    with database.write() as connection:
+        write(connection, [depth("documents", hour), depth("slow", 23 * hour), depth("of-a-day", 25 * hour)])
+        write(connection, [depth("renamed", 900 * hour), depth("taken-up-again", 900 * hour)])
+        # Whoever looks at a queue after a while finds its row
+        write(connection, [depth("taken-up-again", hour)])
+    assert count(database, QueueDepth) == 5
+    retention.clean_up(database, settings(tmp_path), now=NOW)
+    assert {row["queue"] for row in everything(database, QueueDepth)} == {"documents", "slow", "taken-up-again"}
+    assert not list((tmp_path / "archive").glob("*.gz"))
 
 
 def test_the_checksum_is_that_of_the_lines(database: Database, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from faststream.exceptions import NackMessage, RejectMessage
 from faststream.redis import RedisBroker
 from pydantic import BaseModel
@@ -131,6 +132,62 @@ def test_a_broker_that_is_away_is_told(history: History) -> None:
     rows = messages(history)
     # FastStream may connect before it publishes
     assert all((row["status"], row["direction"]) == ("failed", "sent") for row in rows)
+
+
+def test_each_try_of_a_hand_made_message_has_a_record_and_so_has_what_nobody_can_read(
+    history: History, captured_telemetry: CapturedTelemetry, valkey_url: str
+) -> None:
+    unreadable = [b'{"password": "hunter2", ', b"x" * 50_000, b'{"clew": 1, "headers": {"traceparent": 1}}']
+    with redis.Redis.from_url(valkey_url) as client:
+
+        def put(raw: bytes) -> None:
+            client.lpush("documents", raw)
+
+        def taken(**more: Any) -> Any:
+            return clew.message_process("documents", client.rpop("documents"), max_bytes=20_000, **more)  # type: ignore[arg-type] # redis-py can't tell
+
+        body = {"id": 1, "password": "hunter2"}
+        with clew.correlation("order-17"), clew.message_send("documents", body, type="page", user="ä") as envelope:
+            put(envelope.encode())
+        with taken(group="workers") as first:
+            put(first.retry())
+        with taken() as second:
+            second.dead_letter("no_topic")
+        put(b'{"id": 2}')
+        with taken():
+            pass
+        for raw in unreadable:
+            put(raw)
+            with pytest.raises(clew.MessageError):
+                taken()
+    rows = messages(history)
+    spans = {(span.trace_id, span.span_id): span for span in captured_telemetry.spans}
+    assert {spans[row["trace_id"], row["span_id"]].name for row in rows} == {"send documents", "process documents"}
+    known = {row["status"]: row for row in rows if row["status"] != "rejected"}
+    assert set(known) == {"sent", "returned", "dead_lettered", "processed"}
+    for status, attempt in (("sent", 1), ("returned", 1), ("dead_lettered", 2)):
+        row = known[status]
+        assert (row["type"], row["user_id"], row["message_id"]) == ("page", "?", envelope.id)
+        assert (row["correlation_id"], row["attempt"]) == ("order-17", attempt)
+        assert row["payload"] == {"id": 1, "password": "[redacted]"}
+    assert [known[status]["envelope"] for status in ("returned", "dead_lettered", "processed")] == [
+        "clew",
+        "clew",
+        "plain",
+    ]
+    assert (known["returned"]["consumer_group"], known["returned"]["direction"]) == ("workers", "received")
+    assert known["dead_lettered"]["error_type"] == "no_topic"
+    assert (known["processed"]["payload"], known["processed"]["source"], known["processed"]["sent_at"]) == (
+        {"id": 2},
+        None,
+        None,
+    )
+    rejected = [row for row in rows if row["status"] == "rejected"]
+    assert len(rejected) == len(unreadable)
+    assert {row["error_type"] for row in rejected} == {"MessageError"}
+    assert all("hunter2" not in str(row["payload"]) and len(str(row["payload"])) < 20_000 for row in rejected)
+    (total,) = history.all(QueueMessageTotal, grain="day", status="rejected")
+    assert total["messages"] == len(unreadable)
 
 
 @dataclasses.dataclass

@@ -88,6 +88,24 @@ def test_a_stream_with_a_group_counts_what_is_not_acknowledged_and_what_is_not_d
     assert row["oldest_age_s"] >= 0
 
 
+def test_a_stream_without_groups_and_one_whose_groups_differ(client: Any) -> None:
+    for number in range(4):
+        client.xadd("documents", {"n": number}, id=f"170000000000{number}-1")
+    clew.watch_queue(client, "documents", interval_s=0.05)
+    eventually(lambda: depth("documents") == 4, "all that is in it waits")
+    # Since the time that the server gave the first
+    eventually(lambda: (series("clew.queue.oldest.age", "documents") or 0) > 1e7, "the age is known")
+    client.xgroup_create("documents", "fast", id="$")
+    eventually(lambda: depth("documents") == 0, "its only group has read all of it")
+    client.xgroup_create("documents", "slow", id="0")
+    eventually(lambda: depth("documents") == 4, "the group that is furthest behind tells")
+    client.xreadgroup("slow", "one", {"documents": ">"}, count=1, noack=True)
+    eventually(lambda: depth("documents") == 3, "one was taken")
+    client.xreadgroup("slow", "one", {"documents": ">"}, noack=True)
+    eventually(lambda: depth("documents") == 0, "nothing waits")
+    eventually(lambda: series("clew.queue.oldest.age", "documents") == 0, "nor is it old")
+
+
 def test_a_queue_of_celery_with_priorities(client: Any, valkey_url: str) -> None:
     app = clew.instrument(Celery("tasks", broker=valkey_url))
 

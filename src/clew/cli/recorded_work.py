@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from clew import clock
@@ -11,6 +12,8 @@ from clew.cli.findings import Finding
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from clew.history.paging import Row
 
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
@@ -46,17 +49,23 @@ def _queues(connection: Connection) -> Iterator[Finding]:
             mend="give clew.watch_queue() the queue's own kind, and a client that may read it",
         )
     last_hour = {queue.name: queue.last_hour for queue in report(connection).queues}
-    neglected = [
-        f"{row['queue']} ({row['length']:,} wait)"
-        for row in watched
-        if row["length"] and (row["oldest_age_s"] or 0.0) > _OLD_S and not _takes(last_hour.get(row["queue"]))
-    ]
+    left = [row for row in watched if row["length"] and not _takes(last_hour.get(row["queue"]))]
+    neglected = [_waiting(row) for row in left if (row["oldest_age_s"] or 0.0) > _OLD_S]
     if neglected:
         yield Finding(
             check="queues",
             verdict="note",
             text=f"messages have waited for more than an hour, and nobody took one in that time: {_some(neglected)}",
             mend="start a consumer; 'clew queues show QUEUE' tells who took messages before",
+        )
+    # Those of producers without clew, in a list, do not tell when they were sent
+    undated = [_waiting(row) for row in left if row["oldest_age_s"] is None]
+    if undated:
+        yield Finding(
+            check="queues",
+            verdict="note",
+            text=f"messages wait, nothing tells since when, and no consumer is on record in the last hour: {_some(undated)}",
+            mend="start a consumer, or instrument the one that runs; messages that clew sends tell how long they wait",
         )
     spoiled = [
         f"{name} ({hour.dead_lettered + hour.rejected:,})"
@@ -70,8 +79,12 @@ def _queues(connection: Connection) -> Iterator[Finding]:
             text=f"messages were given up or could not be read in the last hour: {_some(spoiled)}",
             mend="'clew queues messages --status dead_lettered' and '--status rejected' show them with their errors",
         )
-    if not (unread or neglected or spoiled) and (watched or last_hour):
+    if not (unread or neglected or undated or spoiled) and (watched or last_hour):
         yield Finding(check="queues", text=f"{len(watched)} watched; in the last hour no message was given up")
+
+
+def _waiting(row: Row) -> str:
+    return f"{row['queue']} ({row['length']:,} wait)"
 
 
 def _takes(figures: object) -> bool:
@@ -142,9 +155,8 @@ def _prices(connection: Connection, now: datetime) -> Iterator[Finding]:
 
 
 def _price_mend() -> str:
-    try:
-        import genai_prices  # noqa: F401 - whether it is there
-    except ImportError:
+    # Its import takes longer than the database may take to answer, on a machine that is busy
+    if find_spec("genai_prices") is None:
         return "pip install 'clew[llm]' for list prices, or say what a model costs with clew.llm_prices()"
     return "say what such a model costs with clew.llm_prices()"
 

@@ -27,6 +27,8 @@ MESSAGES: Final = Shelf(table=_TABLE, large=frozenset({"payload"}))
 
 _HOUR_S: Final = 3_600.0
 _DAY_S: Final = 86_400.0
+DEPTH_KNOWN_S: Final = _DAY_S
+"""For how long what waited in a queue is told after it was looked at; afterwards nobody looks any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +306,7 @@ def depths(connection: Connection, *, queue: str | None = None, limit: int = MAX
         []
     """
     table: Any = QueueDepth.__table__
-    query = select(table).where(table.c.observed_at >= clock.utc_now() - timedelta(seconds=_DAY_S))
+    query = select(table).where(table.c.observed_at >= clock.utc_now() - timedelta(seconds=DEPTH_KNOWN_S))
     if queue is not None:
         query = query.where(table.c.queue == queue)
     query = query.order_by(table.c.queue, table.c.consumer_group, table.c.id).limit(max(1, min(limit, MAX_NAMES)))

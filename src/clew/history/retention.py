@@ -21,6 +21,7 @@ from clew import clock
 from clew.history.archive import PARTIAL_SUFFIX, ArchiveError, ArchiveWriter, read, verify
 from clew.history.database import Database
 from clew.history.ids import least_id
+from clew.history.messages import DEPTH_KNOWN_S
 from clew.history.models import (
     AgentTask,
     AgentTaskTotal,
@@ -33,6 +34,7 @@ from clew.history.models import (
     JobRunTotal,
     LlmCall,
     LlmUsageTotal,
+    QueueDepth,
     QueueMessage,
     QueueMessageTotal,
 )
@@ -199,6 +201,7 @@ def clean_up(database: Database, settings: Settings, *, now: datetime | None = N
         if not alone:
             return []
         _remove_abandoned(folder)
+        _forget_depths(database, now)
         return [
             _clean_table(database, folder, kept, settings.retention_s.get(name, kept.default_s), now)
             for name, kept in TABLES.items()
@@ -275,6 +278,12 @@ def _prune(database: Database, totals: Totals, until: datetime) -> None:
                 break
             day = totals.since < min(until, first + timedelta(days=1))
             connection.execute(delete(totals.model).where(of_grain, day))
+
+
+def _forget_depths(database: Database, now: datetime) -> None:
+    """Delete what waited in queues that nobody looks at any more: it is no record of what happened, so it needs no archive."""
+    with database.write() as connection:
+        connection.execute(delete(QueueDepth).where(QueueDepth.observed_at < now - timedelta(seconds=DEPTH_KNOWN_S)))
 
 
 @contextmanager
