@@ -1,0 +1,140 @@
+"""Small random systems: services and agents that send, hand over, call, fail, hang and are cancelled, read from bytes.
+
+A topology is a tree of :class:`Work`. Bytes are cheap to generate, and fewer and smaller ones make a smaller topology.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["span", "agent", "handoff", "send", "batch", "llm", "tool", "job", "workflow"]
+End = Literal["well", "raises", "told", "hangs", "dead"]
+Try = Literal["returned", "returned_failed", "redelivered", "crashed"]
+Way = Literal["block", "carrier", "message", "stored"]
+Mode = Literal["return_to_caller", "pass_control"]
+
+AGENTS: Final = ("ada", "bob", "cyd", "dan")
+QUEUES: Final = ("documents", "topics")
+MAX_HANDOFFS: Final = 3
+"""What counts as an over-long chain where these run."""
+_MAX_WORK: Final = 16
+_MAX_NESTED: Final = 7
+
+_KINDS: Final[tuple[Kind, ...]] = (
+    *("span", "agent", "handoff", "send", "handoff", "agent", "llm", "tool", "batch", "handoff", "agent", "send"),
+    *("workflow", "handoff", "agent", "job"),
+)
+_ENDS: Final[tuple[End, ...]] = ("well", "well", "well", "raises", "told", "hangs", "well", "dead")
+_TRIES: Final[tuple[Try, ...]] = ("returned", "returned_failed", "redelivered", "crashed")
+_WAYS: Final[tuple[Way, ...]] = ("block", "carrier", "message", "stored")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A piece of work, with what is done within it.
+
+    Attributes:
+        kind: what it is.
+        name: the agent that does it or takes over.
+        queue: the queue of what is sent.
+        end: how it ends, when what is within it has ended well.
+        is_task: it runs in a task of asyncio of its own, which is cancelled when it hangs.
+        catches: it goes on when something within it fails.
+        fans_out: what is within it runs at the same time.
+        way: how what is handed over reaches the other agent; of a message, ``stored`` where it is processed when all else is over.
+        mode: of a handoff.
+        tries: how a message fared before the last try.
+        is_plain: the message's producer has no clew.
+        messages: of a batch; each one's producer has a correlation id of its own, or all have the same.
+        are_strangers: whether they have ids of their own.
+        inner: what is done within it.
+    """
+
+    kind: Kind
+    name: str = AGENTS[0]
+    queue: str = QUEUES[0]
+    end: End = "well"
+    is_task: bool = False
+    catches: bool = False
+    fans_out: bool = False
+    way: Way = "block"
+    mode: Mode = "return_to_caller"
+    tries: tuple[Try, ...] = ()
+    is_plain: bool = False
+    messages: int = 1
+    are_strangers: bool = False
+    inner: tuple[Work, ...] = ()
+
+    @property
+    def any_fans_out(self) -> bool:
+        """Whether anything within it runs at the same time as something else."""
+        return self.fans_out or any(work.any_fans_out for work in self.inner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """A system: what its service does, one after the other.
+
+    Attributes:
+        is_correlated: it begins with a correlation id of the app's.
+        works: each begins a trace.
+    """
+
+    is_correlated: bool
+    works: tuple[Work, ...]
+
+
+def topology(program: bytes) -> Topology:
+    """Return the topology that bytes stand for; after their end there are noughts."""
+    return _Reader(program).topology()
+
+
+class _Reader:
+    def __init__(self, program: bytes) -> None:
+        self._left = iter(program)
+        self._room = _MAX_WORK
+
+    def topology(self) -> Topology:
+        head = self._next()
+        return Topology(
+            is_correlated=head % 2 == 0,
+            works=tuple(work for _ in range(1 + head // 2 % 2) for work in self._works(1, 0)),
+        )
+
+    def _next(self) -> int:
+        return next(self._left, 0)
+
+    def _works(self, count: int, nested: int) -> tuple[Work, ...]:
+        found = []
+        for _ in range(count):
+            if self._room > 0 and nested < _MAX_NESTED:
+                self._room -= 1
+                found.append(self._work(nested))
+        return tuple(found)
+
+    def _work(self, nested: int) -> Work:
+        kind = _KINDS[self._next() % len(_KINDS)]
+        how, more = self._next(), self._next()
+        end = _ENDS[how % 8]
+        if end == "dead" and kind != "send":
+            end = "well"
+        is_transfer, is_message = kind == "handoff", kind in ("send", "batch")
+        tries = self._next() if kind == "send" else 0
+        inner_count = (0, 1, 1, 2, 1, 2, 3, 1)[more % 8] if kind not in ("llm", "tool") else 0
+        return Work(
+            kind=kind,
+            name=AGENTS[more // 8 % 4],
+            queue=QUEUES[more // 8 % 2],
+            end=end,
+            is_task=how // 8 % 4 == 3,
+            catches=how // 32 % 2 == 0,
+            fans_out=how // 64 % 4 == 3,
+            way=_WAYS[more // 32 % 4] if is_transfer or is_message else "block",
+            mode="pass_control" if is_transfer and more // 128 else "return_to_caller",
+            tries=tuple(_TRIES[tries // 4**place % 4] for place in range(tries // 64)),
+            is_plain=kind == "send" and more // 128 == 1,
+            messages=1 + (more // 16 % 4) if kind == "batch" else 1,
+            are_strangers=kind == "batch" and more // 128 == 1,
+            inner=self._works(inner_count, nested + 1),
+        )
