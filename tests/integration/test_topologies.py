@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
+import clew
 from clew.agents.registry import registry
 from clew.engine.logs import LogStream
 from clew.engine.state import state
@@ -23,8 +24,9 @@ from tests.integration.job_history import History, own_history
 from tests.integration.topologies import MAX_HANDOFFS, topology
 from tests.integration.topology_oracle import Expected, Key, Oracle
 from tests.integration.topology_runs import KEY, Run
+from tests.integration.topology_totals import counted, foretold, kept, measured
 
-_TOPOLOGIES: Final = 500
+_TOPOLOGIES: Final = 10_000
 _AT_ONCE: Final = 250
 _MODELS: Final[dict[str, Any]] = {
     "queue_messages": QueueMessage,
@@ -43,7 +45,8 @@ class World:
     def __init__(self, history: History, telemetry: CapturedTelemetry, runner: asyncio.Runner) -> None:
         self.history = history
         self.telemetry = telemetry
-        self.totals: Counter[tuple[str, ...]] = Counter()
+        self._counted: Counter[tuple[str, str]] = Counter()
+        self._foretold: Counter[tuple[str, str]] = Counter()
         self._runner = runner
         self._number = 0
 
@@ -64,7 +67,6 @@ class World:
         return dict(found)
 
     def _check(self, expected: Mapping[str, Expected]) -> Iterator[tuple[str, str]]:
-        rows, ids = self._rows()
         spans: dict[str, CapturedSpan] = {}
         for span in self.telemetry.spans:
             key = span.attributes.get(KEY, "")
@@ -72,26 +74,37 @@ class World:
                 yield key, f"a span too many: {span.name}"
             spans[key] = span
         self.telemetry.clear()
+        # After telemetry is flushed: until then the first calls of a model may wait for prices
+        rows, ids = self._rows()
         places = {key: (span.trace_id, span.span_id) for key, span in spans.items()}
-        for key, foretold in expected.items():
+        for key, one in expected.items():
             if key not in spans:
-                yield key, f"no span {foretold.name}"
+                yield key, f"no span {one.name}"
                 continue
-            for fault in _of_span(spans[key], foretold, spans):
+            for fault in _of_span(spans[key], one, spans):
                 yield key, fault
             place = places[key]
             for table in rows:
                 mine = rows[table].pop(place, [])
-                if len(mine) != (table == foretold.table):
+                if len(mine) != (table == one.table):
                     yield key, f"{len(mine)} rows of {table}"
                 elif mine:
-                    for fault in _of_row(mine[0], spans[key], foretold, places, ids):
+                    for fault in _of_row(mine[0], spans[key], one, places, ids):
                         yield key, fault
-                    self.totals[table, mine[0]["status"]] += 1
+                    for of_table, status, number in counted(table, mine[0]):
+                        self._counted[of_table, status] += number
         for table, left in rows.items():
             for mine in left.values():
                 yield "", f"rows of {table} without a span: {mine}"
         yield from _threads(expected, spans)
+        self._foretold.update(foretold(expected.values()))
+
+    def check_totals(self) -> None:
+        """Assert that totals, metrics and accounts agree with what was run so far."""
+        assert {key: number for key, number in kept(self.history).items() if number} == dict(self._counted)
+        assert measured() == self._foretold
+        for name, account in clew.accounts().items():
+            assert not account.dropped, name
 
     def _rows(self) -> tuple[dict[str, _BySpan], dict[str, tuple[str, str]]]:
         """Take all rows out of the history, by the span that they belong to; and for each id of a row, that span."""
@@ -112,16 +125,16 @@ class World:
         return by_span, ids
 
 
-def _of_span(span: CapturedSpan, foretold: Expected, spans: Mapping[str, CapturedSpan]) -> Iterator[str]:
-    above = spans.get(foretold.parent) if foretold.parent is not None else None
+def _of_span(span: CapturedSpan, one: Expected, spans: Mapping[str, CapturedSpan]) -> Iterator[str]:
+    above = spans.get(one.parent) if one.parent is not None else None
     told = {
-        "name": (span.name, foretold.name),
-        "parent": (span.parent_id, "" if foretold.parent is None else above.span_id if above else "?"),
-        "status": (span.status, "error" if foretold.is_error else "unset"),
-        "error": (span.attributes.get("error.type"), foretold.error_type),
+        "name": (span.name, one.name),
+        "parent": (span.parent_id, "" if one.parent is None else above.span_id if above else "?"),
+        "status": (span.status, "error" if one.is_error else "unset"),
+        "error": (span.attributes.get("error.type"), one.error_type),
         "links": (
             sorted((link.trace_id, link.span_id) for link in span.links),
-            sorted((spans[key].trace_id, spans[key].span_id) for key in foretold.links if key in spans),
+            sorted((spans[key].trace_id, spans[key].span_id) for key in one.links if key in spans),
         ),
     }
     if above is not None:
@@ -134,16 +147,16 @@ def _of_span(span: CapturedSpan, foretold: Expected, spans: Mapping[str, Capture
 def _of_row(
     row: Mapping[str, Any],
     span: CapturedSpan,
-    foretold: Expected,
+    one: Expected,
     places: Mapping[str, tuple[str, str]],
     ids: Mapping[str, tuple[str, str]],
 ) -> Iterator[str]:
-    if row["status"] not in foretold.statuses:
-        yield f"status of the row is {row['status']!r}, not {foretold.statuses}"
-    if len(foretold.statuses) == 1 and foretold.table != "handoffs" and row["error_type"] != foretold.error_type:
-        yield f"error of the row is {row['error_type']!r}, not {foretold.error_type!r}"
-    for column, foretold_value in foretold.columns.items():
-        is_so, should_be = row.get(column), foretold_value
+    if row["status"] not in one.statuses:
+        yield f"status of the row is {row['status']!r}, not {one.statuses}"
+    if len(one.statuses) == 1 and one.table != "handoffs" and row["error_type"] != one.error_type:
+        yield f"error of the row is {row['error_type']!r}, not {one.error_type!r}"
+    for column, value in one.columns.items():
+        is_so, should_be = row.get(column), value
         if column == "is_accepted":
             is_so = row["accepted_at"] is not None
         elif column in ("parent_id", "handoff_id"):
@@ -186,6 +199,7 @@ def world(tmp_path: Path, captured_telemetry: CapturedTelemetry, monkeypatch: py
 def test_ten_thousand_topologies(world: World) -> None:
     search = _Search(world)
     search.through(_TOPOLOGIES)
+    world.check_totals()
     assert search.ran >= _TOPOLOGIES
 
 
