@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,12 +43,15 @@ _BySpan = dict[tuple[str, str], list[Mapping[str, Any]]]
 class World:
     """Where topologies are run, and what came of them."""
 
-    def __init__(self, history: History, telemetry: CapturedTelemetry, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, history: History, telemetry: CapturedTelemetry, runner: asyncio.Runner, threads: Executor
+    ) -> None:
         self.history = history
         self.telemetry = telemetry
         self._counted: Counter[tuple[str, str]] = Counter()
         self._foretold: Counter[tuple[str, str]] = Counter()
         self._runner = runner
+        self._threads = threads
         self._number = 0
 
     def faults(self, programs: list[bytes]) -> dict[bytes, list[str]]:
@@ -60,7 +64,7 @@ class World:
             of[prefix] = program
             made = topology(program)
             expected |= Oracle(made, prefix).expected
-            self._runner.run(Run(made, prefix).run())
+            self._runner.run(Run(made, prefix, self._threads).run())
         found: dict[bytes, list[str]] = defaultdict(list)
         for key, fault in self._check(expected):
             found[of.get(key.split(".")[0], b"")].append(f"{key}: {fault}")
@@ -69,7 +73,7 @@ class World:
     def _check(self, expected: Mapping[str, Expected]) -> Iterator[tuple[str, str]]:
         spans: dict[str, CapturedSpan] = {}
         for span in self.telemetry.spans:
-            key = span.attributes.get(KEY, "")
+            key = span.attributes.get(KEY) or span.attributes.get("messaging.consumer.group.name", "")
             if key in spans or key not in expected:
                 yield key, f"a span too many: {span.name}"
             spans[key] = span
@@ -192,8 +196,10 @@ def world(tmp_path: Path, captured_telemetry: CapturedTelemetry, monkeypatch: py
     with (
         own_history(f"sqlite:///{tmp_path / 'history.db'}", monkeypatch, heartbeat_s=10.0) as history,
         asyncio.Runner() as runner,
+        # As many as may wait for one another
+        ThreadPoolExecutor(32) as threads,
     ):
-        yield World(history, captured_telemetry, runner)
+        yield World(history, captured_telemetry, runner, threads)
 
 
 def test_ten_thousand_topologies(world: World) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Kind = Literal["span", "agent", "handoff", "send", "batch", "llm", "tool", "job", "workflow"]
+Kind = Literal["span", "agent", "handoff", "send", "batch", "llm", "tool", "job", "workflow", "unsent", "rejected"]
 End = Literal["well", "raises", "told", "hangs", "dead"]
 Try = Literal["returned", "returned_failed", "redelivered", "crashed"]
+Origin = Literal["same", "strangers", "together", "plain"]
+Shape = Literal["block", "function", "stream", "abandoned"]
+Own = Literal["", "task", "thread"]
 Way = Literal["block", "carrier", "message", "stored"]
 Mode = Literal["return_to_caller", "pass_control"]
 
@@ -23,10 +26,13 @@ _MAX_NESTED: Final = 7
 
 _KINDS: Final[tuple[Kind, ...]] = (
     *("span", "agent", "handoff", "send", "handoff", "agent", "llm", "tool", "batch", "handoff", "agent", "send"),
-    *("workflow", "handoff", "agent", "job"),
+    *("workflow", "handoff", "agent", "job", "unsent", "rejected"),
 )
 _ENDS: Final[tuple[End, ...]] = ("well", "well", "well", "raises", "told", "hangs", "well", "dead")
 _TRIES: Final[tuple[Try, ...]] = ("returned", "returned_failed", "redelivered", "crashed")
+_ORIGINS: Final[tuple[Origin, ...]] = ("same", "strangers", "together", "plain")
+_SHAPES: Final[tuple[Shape, ...]] = ("block", "block", "block", "function", "stream", "abandoned")
+_OWN: Final[tuple[Own, ...]] = ("", "", "", "", "", "task", "task", "thread")
 _WAYS: Final[tuple[Way, ...]] = ("block", "carrier", "message", "stored")
 
 
@@ -39,15 +45,18 @@ class Work:
         name: the agent that does it or takes over.
         queue: the queue of what is sent.
         end: how it ends, when what is within it has ended well.
-        is_task: it runs in a task of asyncio of its own, which is cancelled when it hangs.
+        own: it runs in a task of asyncio of its own, or in a thread of its own; there it is cancelled when it hangs.
+        shape: how an operation is written: as a block, as a decorated coroutine, or as a decorated async generator, of which whoever
+            asked for it may take no more than the first item.
         catches: it goes on when something within it fails.
         fans_out: what is within it runs at the same time.
         way: how what is handed over reaches the other agent; of a message, ``stored`` where it is processed when all else is over.
         mode: of a handoff.
         tries: how a message fared before the last try.
         is_plain: the message's producer has no clew.
-        messages: of a batch; each one's producer has a correlation id of its own, or all have the same.
-        are_strangers: whether they have ids of their own.
+        messages: of a batch.
+        origin: of a batch: sent on the same thread, by strangers, together in one go, or one of them without clew.
+        user: for whom an agent works.
         inner: what is done within it.
     """
 
@@ -55,7 +64,8 @@ class Work:
     name: str = AGENTS[0]
     queue: str = QUEUES[0]
     end: End = "well"
-    is_task: bool = False
+    own: Own = ""
+    shape: Shape = "block"
     catches: bool = False
     fans_out: bool = False
     way: Way = "block"
@@ -63,7 +73,8 @@ class Work:
     tries: tuple[Try, ...] = ()
     is_plain: bool = False
     messages: int = 1
-    are_strangers: bool = False
+    origin: Origin = "same"
+    user: str | None = None
     inner: tuple[Work, ...] = ()
 
     @property
@@ -115,26 +126,30 @@ class _Reader:
 
     def _work(self, nested: int) -> Work:
         kind = _KINDS[self._next() % len(_KINDS)]
-        how, more = self._next(), self._next()
+        how, more, odd = self._next(), self._next(), self._next()
+        is_transfer, is_message = kind == "handoff", kind in ("send", "batch")
+        way: Way = _WAYS[more // 32 % 4] if is_transfer or is_message else "block"
         end = _ENDS[how % 8]
         if end == "dead" and kind != "send":
             end = "well"
-        is_transfer, is_message = kind == "handoff", kind in ("send", "batch")
-        tries = self._next() if kind == "send" else 0
-        inner_count = (0, 1, 1, 2, 1, 2, 3, 1)[more % 8] if kind not in ("llm", "tool") else 0
+        tries = self._next() if kind == "send" or way == "message" else 0
+        inner_count = (0, 1, 1, 2, 1, 2, 3, 1)[more % 8] if kind not in ("llm", "tool", "unsent", "rejected") else 0
+        has_shape = not is_message and way == "block" and kind not in ("llm", "unsent", "rejected") and end != "told"
         return Work(
             kind=kind,
             name=AGENTS[more // 8 % 4],
             queue=QUEUES[more // 8 % 2],
             end=end,
-            is_task=how // 8 % 4 == 3,
-            catches=how // 32 % 2 == 0,
-            fans_out=how // 64 % 4 == 3,
-            way=_WAYS[more // 32 % 4] if is_transfer or is_message else "block",
+            own=_OWN[how // 8 % 8],
+            shape=_SHAPES[odd % 6] if has_shape else "block",
+            catches=how // 64 % 2 == 0,
+            fans_out=how // 128 == 1 and odd // 6 % 2 == 1,
+            way=way,
             mode="pass_control" if is_transfer and more // 128 else "return_to_caller",
             tries=tuple(_TRIES[tries // 4**place % 4] for place in range(tries // 64)),
             is_plain=kind == "send" and more // 128 == 1,
             messages=1 + (more // 16 % 4) if kind == "batch" else 1,
-            are_strangers=kind == "batch" and more // 128 == 1,
+            origin=_ORIGINS[odd % 4] if kind == "batch" else "same",
+            user=f"user-{odd % 7}" if kind == "agent" and odd % 7 > 3 else None,
             inner=self._works(inner_count, nested + 1),
         )

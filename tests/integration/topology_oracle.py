@@ -67,6 +67,7 @@ class Place:
         task: the key of the agent's task that goes on.
         source: who hands over here.
         agent: who is at work.
+        user: for whom.
     """
 
     span: str | None = None
@@ -77,10 +78,11 @@ class Place:
     task: str | None = None
     source: str = ""
     agent: str | None = None
+    user: str | None = None
 
     def carried(self) -> Place:
         """Return what a carrier takes along."""
-        return replace(self, task=None, source="", agent=None)
+        return replace(self, task=None, source="", agent=None, user=None)
 
 
 class Oracle:
@@ -101,6 +103,8 @@ class Oracle:
     def _do(self, work: Work, key: str, at: Place, *, carried: bool = False) -> Fate:
         if work.kind == "send":
             return self._send(work, key, at.carried() if carried else at)
+        if work.kind in ("unsent", "rejected"):
+            return self._failed_message(work, key, at.carried() if carried else at)
         if work.kind == "batch":
             return self._batch(work, key, at.carried() if carried else at)
         if work.kind == "agent":
@@ -118,7 +122,7 @@ class Oracle:
         fates: list[Fate] = []
         for number, work in enumerate(works):
             fate = self._do(work, f"{key}.{number}", at, carried=carried)
-            if fate == "cancelled" and (of.fans_out or work.is_task):
+            if fate == "cancelled" and (of.fans_out or work.own):
                 fate = "well"
             if fate == "raised" and of.catches:
                 fate = "well"
@@ -128,7 +132,7 @@ class Oracle:
         return "raised" if "raised" in fates else "well"
 
     def _end(self, found: Expected, work: Work, fate: Fate) -> Fate:
-        if fate == "well" and work.end in ("raises", "hangs"):
+        if fate == "well" and work.end in ("raises", "hangs") and work.shape != "abandoned":
             fate = "raised" if work.end == "raises" else "cancelled"
         if fate == "raised":
             found.is_error, found.error_type = True, "BrokenError"
@@ -148,7 +152,7 @@ class Oracle:
         }[work.kind]
         found, within = self._begin(key, name, at, table=table)
         if work.kind == "llm":
-            found.columns = {"agent": at.agent, "input_tokens": 5}
+            found.columns = {"agent": at.agent, "user_id": at.user, "input_tokens": 5}
         fate = self._end(found, work, self._inner(work.inner, work, key, within))
         found.statuses = {_status(found)}
         return fate
@@ -157,13 +161,18 @@ class Oracle:
         above = at.carried() if carried else at
         found, within = self._begin(key, f"invoke_agent {work.name}", above, table="agent_tasks")
         # Also where a carrier says what it is about, it is done within the task of now
-        found.columns = {"agent": work.name, "parent_id": Key(at.task) if at.task else None, "handoff_id": None}
+        found.columns = {
+            "agent": work.name,
+            "parent_id": Key(at.task) if at.task else None,
+            "handoff_id": None,
+            "user_id": work.user,
+        }
         offer = at.offer if at.offer is not None and at.offer.target == work.name else None
         if offer is not None:
             found.columns["handoff_id"] = Key(offer.key)
             self.expected[offer.key].columns["is_accepted"] = True
             within = replace(within, offer=None)
-        within = replace(within, task=key, source=work.name, agent=work.name)
+        within = replace(within, task=key, source=work.name, agent=work.name, user=work.user or within.user)
         fate = self._end(found, work, self._inner(work.inner, work, key, within))
         found.statuses = {_status(found)}
         if offer is not None and offer.mode == "pass_control":
@@ -206,6 +215,19 @@ class Oracle:
                 found.statuses = {"accepted" if found.columns["is_accepted"] else "waiting"}
             else:
                 found.statuses = {ends[-1]} if self._is_orderly else set(ends)
+
+    def _failed_message(self, work: Work, key: str, at: Place) -> Fate:
+        if work.kind == "rejected":
+            # Nobody knows where it came from; who tried to read it goes on
+            found, _ = self._begin(key, f"process {work.queue}", Place(), table="queue_messages")
+            found.is_error, found.error_type, found.statuses = True, "MessageError", {"rejected"}
+            found.columns = {"messages": 1, "direction": "received"}
+            return "well"
+        found, _ = self._begin(key, f"send {work.queue}", at, table="queue_messages")
+        fate = self._end(found, work, "well")
+        found.statuses = {"failed" if found.error_type else "sent"}
+        found.columns = {"attempt": 1, "messages": 1, "direction": "sent"}
+        return fate
 
     def _message(self, work: Work, key: str, at: Place) -> Fate:
         sent, within = self._begin(f"{key}/sent", f"send {work.queue}", at, table="queue_messages")
@@ -255,17 +277,19 @@ class Oracle:
         return found, within
 
     def _batch(self, work: Work, key: str, at: Place) -> Fate:
-        threads = set()
-        for number in range(work.messages):
+        threads: set[str | None] = {None} if work.origin == "plain" else set()
+        sends = 1 if work.origin == "together" else work.messages
+        for number in range(sends):
             own = f"{key}/sent{number}"
-            where = replace(at, thread=own) if work.are_strangers else at
+            where = replace(at, thread=own) if work.origin == "strangers" else at
             sent, within = self._begin(own, f"send {work.queue}", where, table="queue_messages")
-            sent.statuses, sent.columns = {"sent"}, {"attempt": 1, "messages": 1, "direction": "sent"}
+            sent.statuses = {"sent"}
+            sent.columns = {"attempt": 1, "messages": work.messages // sends, "direction": "sent"}
             threads.add(within.thread)
         start = Place(thread=threads.pop() if len(threads) == 1 else None)
         found, within = self._begin(key, f"process {work.queue}", start, table="queue_messages")
-        found.links = [f"{key}/sent{number}" for number in range(work.messages)]
-        found.columns = {"messages": work.messages, "direction": "received"}
+        found.links = [f"{key}/sent{number}" for number in range(sends)]
+        found.columns = {"messages": work.messages + (work.origin == "plain"), "direction": "received"}
         fate = self._end(found, work, self._inner(work.inner, work, key, within))
         status = {"well": "failed" if found.is_error else "processed", "raised": "failed", "cancelled": "returned"}[
             fate

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import Executor
+from contextlib import aclosing, nullcontext, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import clew
@@ -12,6 +14,9 @@ from clew.queues.message import new_process, new_send
 from tests.integration.topologies import Topology, Work
 
 KEY: Final = "topology.key"
+
+
+_Start = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
 
 class BrokenError(Exception):
@@ -24,12 +29,14 @@ class Run:
     Args:
         of: the topology.
         prefix: what the keys of its spans begin with.
+        threads: where some of its work runs.
     """
 
-    def __init__(self, of: Topology, prefix: str) -> None:
+    def __init__(self, of: Topology, prefix: str, threads: Executor) -> None:
+        self._threads = threads
         self._of = of
         self._prefix = prefix
-        self._later: list[Callable[[asyncio.Event], Coroutine[Any, Any, None]]] = []
+        self._later: list[_Start] = []
 
     async def run(self) -> None:
         """Do everything, and then what was put off."""
@@ -41,7 +48,8 @@ class Run:
 
     async def _do(self, work: Work, key: str, hung: asyncio.Event, carrier: Mapping[str, str] | None = None) -> None:
         if work.kind == "agent":
-            await self._within(clew.agent_task(work.name, carrier=carrier), work, key, hung)
+            given: Any = {"carrier": carrier, KEY: key, **({"user_id": work.user} if work.user else {})}
+            await self._within(clew.agent_task(work.name, **given), work, key, hung)
         elif carrier is not None:
             with clew.extract(carrier):
                 await self._do(work, key, hung)
@@ -51,21 +59,46 @@ class Run:
             await self._send(work, key, hung)
         elif work.kind == "batch":
             await self._batch(work, key, hung)
+        elif work.kind == "unsent":
+            with clew.message_send(work.queue, {"id": 1}) as envelope:
+                envelope.set(KEY, key)
+                await _end(envelope, work, hung)
+        elif work.kind == "rejected":
+            with suppress(clew.MessageError):
+                clew.message_process(work.queue, b'{"id": ', group=key)
         else:
-            await self._within(_plain(work), work, key, hung)
+            await self._within(_plain(work, key), work, key, hung)
 
-    async def _within(
-        self, operation: AbstractAsyncContextManager[Any], work: Work, key: str, hung: asyncio.Event
-    ) -> None:
-        async with operation as entered:
-            entered.set(KEY, key)
-            if work.kind == "llm":
-                entered.tokens(input=5, output=2)
-            await self._inner(work, key, hung)
-            await _end(entered, work, hung)
+    async def _within(self, operation: Any, work: Work, key: str, hung: asyncio.Event) -> None:
+        if work.shape == "block":
+            async with operation as entered:
+                if work.kind == "llm":
+                    entered.tokens(input=5, output=2)
+                await self._inner(work, key, hung)
+                await _end(entered, work, hung)
+        elif work.shape == "function":
+
+            @operation  # type: ignore[untyped-decorator] # one of many
+            async def function() -> None:
+                await self._inner(work, key, hung)
+                await _end(None, work, hung)
+
+            await function()
+        else:
+
+            @operation  # type: ignore[untyped-decorator] # one of many
+            async def stream() -> AsyncIterator[int]:
+                await self._inner(work, key, hung)
+                yield 1
+                await _end(None, work, hung)
+
+            async with aclosing(stream()) as items:
+                async for _ in items:
+                    if work.shape == "abandoned":
+                        break
 
     async def _inner(self, work: Work, key: str, hung: asyncio.Event, carrier: Mapping[str, str] | None = None) -> None:
-        def starting(number: int) -> Callable[[asyncio.Event], Coroutine[Any, Any, None]]:
+        def starting(number: int) -> _Start:
             return lambda hung: self._do(work.inner[number], f"{key}.{number}", hung, carrier)
 
         if work.fans_out:
@@ -73,8 +106,8 @@ class Run:
             _go_on(work, [error for error in outcomes if error is not None])
             return
         for number, inner in enumerate(work.inner):
-            if inner.is_task:
-                error = await _outcome(starting(number))
+            if inner.own:
+                error = await self._by_itself(inner, starting(number))
                 _go_on(work, [error] if error is not None else [])
             else:
                 try:
@@ -82,17 +115,26 @@ class Run:
                 except BrokenError as error:
                     _go_on(work, [error])
 
+    async def _by_itself(self, work: Work, start: _Start) -> BrokenError | None:
+        if work.own == "task":
+            return await _outcome(start)
+        return await asyncio.wrap_future(clew.submit(self._threads, lambda: asyncio.run(_outcome(start))))
+
     async def _handoff(self, work: Work, key: str, hung: asyncio.Event) -> None:
-        with clew.handoff(to=work.name, mode=work.mode) as passing:
-            passing.set(KEY, key)
+        given: Any = {KEY: key}
+        handing = clew.handoff(to=work.name, mode=work.mode, **given)
+        if work.way == "block":
+            await self._within(handing, work, key, hung)
+            return
+        with handing as passing:
             carrier = passing.carrier
             if work.way == "stored":
                 self._later.append(lambda hung: self._taken_up(work, key, hung, carrier))
             elif work.way == "message":
                 raw = _sent(work, key)
-                await self._process(Work(**{**vars(work), "end": "well"}), key + "/taken", raw, hung)
+                await self._process(replace(work, end="well"), key + "/taken", raw, hung)
             else:
-                await self._inner(work, key, hung, carrier if work.way == "carrier" else None)
+                await self._inner(work, key, hung, carrier)
             await _end(passing, work, hung)
 
     async def _taken_up(self, work: Work, key: str, hung: asyncio.Event, carrier: Mapping[str, str]) -> None:
@@ -121,15 +163,19 @@ class Run:
             await _end(message, work, hung)
 
     async def _batch(self, work: Work, key: str, hung: asyncio.Event) -> None:
-        headers = []
-        for number in range(work.messages):
+        headers: list[dict[str, str]] = []
+        together = work.origin == "together"
+        for number in range(1 if together else work.messages):
             own = f"{key}/sent{number}"
+            given: dict[str, Any] = {KEY: own} | ({"messaging.batch.message_count": work.messages} if together else {})
             with (
-                clew.correlation(own) if work.are_strangers else nullcontext(),
-                new_send("redis", work.queue, {KEY: own}) as sending,
+                clew.correlation(own) if work.origin == "strangers" else nullcontext(),
+                new_send("redis", work.queue, given) as sending,
             ):
-                headers.append(sending.headers())
-        await self._within(new_process("redis", work.queue, headers), work, key, hung)
+                headers += [sending.headers()] * (work.messages if together else 1)
+        if work.origin == "plain":
+            headers.append({})
+        await self._within(new_process("redis", work.queue, headers, {KEY: key}), work, key, hung)
 
 
 def _sent(work: Work, key: str) -> bytes:
@@ -138,14 +184,15 @@ def _sent(work: Work, key: str) -> bytes:
         return envelope.encode()
 
 
-def _plain(work: Work) -> AbstractAsyncContextManager[Any]:
+def _plain(work: Work, key: str) -> Any:
+    given: Any = {KEY: key}
     if work.kind == "span":
-        return clew.span("work")
+        return clew.span("work", **given)
     if work.kind == "workflow":
-        return clew.workflow("digest")
+        return clew.workflow("digest", **given)
     if work.kind == "llm":
-        return clew.llm_call("openai", "gpt-4o-mini")
-    return clew.job("nightly") if work.kind == "job" else clew.tool_call("weather")
+        return clew.llm_call("openai", "gpt-4o-mini", **given)
+    return clew.job("nightly", **given) if work.kind == "job" else clew.tool_call("weather", **given)
 
 
 async def _end(operation: Any, work: Work, hung: asyncio.Event) -> None:
@@ -165,7 +212,7 @@ def _go_on(work: Work, errors: list[BrokenError]) -> None:
         raise errors[0]
 
 
-async def _outcome(start: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> BrokenError | None:
+async def _outcome(start: _Start) -> BrokenError | None:
     """Run something as a task of its own, which is cancelled when it hangs; return what went wrong in it."""
     hung = asyncio.Event()
     task = asyncio.create_task(start(hung))
