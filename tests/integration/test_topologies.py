@@ -265,7 +265,7 @@ def _generated(examples: int, run: Callable[[bytes], None]) -> None:
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(program=st.binary(min_size=6, max_size=60))
+    @given(program=st.binary(min_size=16, max_size=72))
     def generated(program: bytes) -> None:
         run(program)
 

@@ -116,28 +116,35 @@ class _Reader:
     def _next(self) -> int:
         return next(self._left, 0)
 
-    def _works(self, count: int, nested: int) -> tuple[Work, ...]:
+    def _works(self, count: int, nested: int, taker: str = "", *, is_agent: bool = False) -> tuple[Work, ...]:
         found = []
         for _ in range(count):
             if self._room > 0 and nested < _MAX_NESTED:
                 self._room -= 1
-                found.append(self._work(nested))
+                found.append(self._work(nested, taker, is_agent=is_agent))
         return tuple(found)
 
-    def _work(self, nested: int) -> Work:
-        kind = _KINDS[self._next() % len(_KINDS)]
-        how, more, odd = self._next(), self._next(), self._next()
+    def _work(self, nested: int, taker: str, *, is_agent: bool) -> Work:
+        chosen, how, more, odd = self._next(), self._next(), self._next(), self._next()
+        kind, name = _KINDS[chosen % len(_KINDS)], AGENTS[more // 8 % 4]
+        # Mostly what is handed over is picked up, and often handed on: by chance alone there were few chains
+        if taker and chosen % 4 < 3:
+            kind, name = "agent", taker
+        elif is_agent and chosen % 2 == 1:
+            kind = "handoff"
         is_transfer, is_message = kind == "handoff", kind in ("send", "batch")
         way: Way = _WAYS[more // 32 % 4] if is_transfer or is_message else "block"
         end = _ENDS[how % 8]
         if end == "dead" and kind != "send":
             end = "well"
         tries = self._next() if kind == "send" or way == "message" else 0
-        inner_count = (0, 1, 1, 2, 1, 2, 3, 1)[more % 8] if kind not in ("llm", "tool", "unsent", "rejected") else 0
+        inner_count = (
+            (is_transfer, 1, 1, 2, 1, 2, 3, 1)[more % 8] if kind not in ("llm", "tool", "unsent", "rejected") else 0
+        )
         has_shape = not is_message and way == "block" and kind not in ("llm", "unsent", "rejected") and end != "told"
         return Work(
             kind=kind,
-            name=AGENTS[more // 8 % 4],
+            name=name,
             queue=QUEUES[more // 8 % 2],
             end=end,
             own=_OWN[how // 8 % 8],
@@ -151,5 +158,7 @@ class _Reader:
             messages=1 + (more // 16 % 4) if kind == "batch" else 1,
             origin=_ORIGINS[odd % 4] if kind == "batch" else "same",
             user=f"user-{odd % 7}" if kind == "agent" and odd % 7 > 3 else None,
-            inner=self._works(inner_count, nested + 1),
+            inner=self._works(
+                inner_count, nested + 1, name if is_transfer else taker if is_message else "", is_agent=kind == "agent"
+            ),
         )
