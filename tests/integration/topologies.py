@@ -5,7 +5,7 @@ A topology is a tree of :class:`Work`. Bytes are cheap to generate, and fewer an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Literal
 
 Kind = Literal["span", "agent", "handoff", "send", "batch", "llm", "tool", "job", "workflow", "unsent", "rejected"]
@@ -76,6 +76,15 @@ class Work:
     origin: Origin = "same"
     user: str | None = None
     inner: tuple[Work, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return it without what is as it mostly is."""
+        told = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        return f"Work({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     @property
     def any_fans_out(self) -> bool:
