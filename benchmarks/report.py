@@ -30,6 +30,7 @@ TITLES: Final = {
     "health": "Health",
     "history": "The history of jobs",
     "reading": "Reading a history of jobs",
+    "messages": "Reading a history of messages and LLM calls",
     "jobs": "A run of a job",
 }
 

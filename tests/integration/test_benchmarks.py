@@ -52,6 +52,15 @@ def test_health_is_measured_while_parts_answer_and_while_one_hangs():
         assert all(float(row[3]) > 0 for row in rows[:3])
 
 
+def test_pages_and_statistics_of_messages_and_of_llm_calls_are_read_from_both_databases():
+    done = run("--only", "messages", "--here", "--dry-run", "--scale", "0.001")
+    assert done.returncode == 0, done.stderr
+    for question in ("page 400", "statistics of all queues", "statistics of LLM usage by user"):
+        row = cells(done.stdout, f"{question} ")[0]
+        assert all(float(cell) > 0 for cell in row[1:])
+        assert len(row) == 5  # both databases were asked
+
+
 def test_a_variant_that_cannot_run_is_named_with_the_reason():
     done = run("--only", "operations", "--variants", "bare,sentry,logfire", "--here", "--dry-run", "--scale", "0.01")
     assert done.returncode == 0, done.stderr
