@@ -30,6 +30,7 @@ TITLES: Final = {
     "health": "Health",
     "history": "The history of jobs",
     "reading": "Reading a history of jobs",
+    "queue": "Messages through a queue",
     "messages": "Reading a history of messages and LLM calls",
     "jobs": "A run of a job",
 }
@@ -53,6 +54,8 @@ _PACKAGES: Final = (
     "ddtrace",
     "elastic-apm",
     "structlog",
+    "faststream",
+    "redis",
 )
 
 _INTRODUCTION: Final = """\

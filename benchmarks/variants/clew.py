@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import clew
-from benchmarks.variants.parts import Labels, Operations, Options, Served, Spans
+from benchmarks.variants.parts import Labels, Messages, Operations, Options, Served, Spans
 from benchmarks.variants.shop import shop
 from clew.engine import runtime
 from clew.pipeline.transport import Outcome
@@ -121,3 +121,11 @@ def labels(options: Options) -> Labels:
         histogram.record(0.25, customer=value)
 
     return Labels(add=add)
+
+
+def messages(options: Options) -> Messages:
+    """Return FastStream with clew: traces, metrics and log events; with records where the environment says so."""
+    from benchmarks.variants.exchange import exchange
+
+    configure(options)
+    return exchange(options.valkey, instrument=clew.instrument, flush=flush)

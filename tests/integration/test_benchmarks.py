@@ -61,6 +61,19 @@ def test_pages_and_statistics_of_messages_and_of_llm_calls_are_read_from_both_da
         assert len(row) == 5  # both databases were asked
 
 
+def test_messages_through_a_real_valkey_are_measured_without_and_with_records():
+    done = run("--only", "queue", "--variants", "bare,clew,clew-records", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    (bare,), (without,), (recorded,) = (cells(done.stdout, title) for title in ("bare Fast", "clew, wi", "clew, each"))
+    assert all(float(row[column].replace(",", "")) > 0 for row in (bare, without, recorded) for column in (1, 3))
+    # Sent and processed: two spans of each message have arrived, and two records are in the database
+    assert [[row[7], row[9]] for row in (bare, without, recorded)] == [
+        ["0.000", "0.000"],
+        ["2.00", "0.000"],
+        ["2.00", "2.00"],
+    ]
+
+
 def test_a_variant_that_cannot_run_is_named_with_the_reason():
     done = run("--only", "operations", "--variants", "bare,sentry,logfire", "--here", "--dry-run", "--scale", "0.01")
     assert done.returncode == 0, done.stderr
