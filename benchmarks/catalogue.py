@@ -101,6 +101,24 @@ REQUEST: Final = (
     ),
 )
 
+AGENTS: Final = (
+    Variant(name="bare", title="an empty function", environment="bare", module="bare", exports=False),
+    Variant(
+        name="clew",
+        title="clew, without records",
+        environment="clew-llm",
+        module="clew",
+        variables={"CLEW_HISTORY": "false"},
+    ),
+    Variant(
+        name="clew-records",
+        title="clew, recorded in SQLite",
+        environment="clew-llm",
+        module="clew",
+        variables={"CLEW_HISTORY": "true", "CLEW_DATABASE_AUTO_UPGRADE": "true"},
+    ),
+)
+
 MESSAGES: Final = (
     Variant(name="bare", title="bare FastStream", environment="faststream", module="bare", exports=False),
     Variant(

@@ -31,6 +31,7 @@ TITLES: Final = {
     "history": "The history of jobs",
     "reading": "Reading a history of jobs",
     "queue": "Messages through a queue",
+    "agents": "Handoffs and LLM calls",
     "messages": "Reading a history of messages and LLM calls",
     "jobs": "A run of a job",
 }
@@ -56,6 +57,7 @@ _PACKAGES: Final = (
     "structlog",
     "faststream",
     "redis",
+    "genai-prices",
 )
 
 _INTRODUCTION: Final = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.variants import parts
 from benchmarks.variants.parts import Messages, Operations, Options, Served, nothing
 from benchmarks.variants.shop import shop
 
@@ -21,3 +22,8 @@ def messages(options: Options) -> Messages:
     from benchmarks.variants.exchange import exchange
 
     return exchange(options.valkey)
+
+
+def agents(_options: Options) -> Operations:
+    """Return the cost of a call, under the names of what an agent does."""
+    return Operations(each=dict.fromkeys(parts.AGENT_WORK, nothing))

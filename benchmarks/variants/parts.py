@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 Asgi = Callable[
     [
@@ -14,6 +14,9 @@ Asgi = Callable[
     ],
     Awaitable[None],
 ]
+
+
+AGENT_WORK: Final = ("task of an agent", "handoff", "handoff, picked up by a task", "LLM call")
 
 
 def nothing() -> None:

@@ -74,6 +74,18 @@ def test_messages_through_a_real_valkey_are_measured_without_and_with_records():
     ]
 
 
+def test_handoffs_and_llm_calls_are_measured_and_all_of_them_are_recorded():
+    done = run("--only", "agents", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    for operation in ("task of an agent ", "handoff ", "handoff, picked up", "LLM call "):
+        bare, without, recorded = (
+            [float(cell.replace(",", "")) for cell in row[2:6]] for row in cells(done.stdout, operation)
+        )
+        assert all(0 < least < more for least, more in zip(bare, without, strict=True))
+        assert without[3] < recorded[3]
+    assert "were written" not in done.stdout
+
+
 def test_a_variant_that_cannot_run_is_named_with_the_reason():
     done = run("--only", "operations", "--variants", "bare,sentry,logfire", "--here", "--dry-run", "--scale", "0.01")
     assert done.returncode == 0, done.stderr
