@@ -1,4 +1,4 @@
-"""A history of messages and of LLM calls to measure with, as a service of some weeks would have left them."""
+"""A history of messages, of agents' tasks and of LLM calls to measure with, as a service of some weeks would have left them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def calls(count: int, *, until: datetime, over: timedelta = timedelta(days=30), 
             "model": model,
             "response_model": model,
             "operation": "chat",
-            "agent": f"agent-{chance.randrange(AGENTS):02d}",
+            "agent": name_of(chance.randrange(AGENTS)),
             "user_id": f"u-{chance.randrange(USERS)}",
             "status": chance.choice(_ENDED),
             "started_at": at,
@@ -101,6 +101,46 @@ def calls(count: int, *, until: datetime, over: timedelta = timedelta(days=30), 
             "output_tokens": tokens // 5,
             "cost_usd": tokens * 2e-6,
         }
+
+
+def tasks(
+    count: int, agents: int, *, until: datetime, over: timedelta = timedelta(days=30), seed: int = 0
+) -> Iterator[Any]:
+    """Yield tasks of agents that ended, oldest first, as many of each agent.
+
+    Args:
+        count: how many.
+        agents: of how many agents.
+        until: when the last one ended.
+        over: the time over which they are spread evenly.
+        seed: the same one gives the same tasks.
+    """
+    chance = random.Random(seed)  # noqa: S311 - the same tasks each time
+    for number in range(count):
+        at = until - over + over * ((number + 1) / count)
+        took_s = chance.lognormvariate(0.0, 0.5)
+        yield {
+            **_thread(chance, at),
+            "agent": name_of(number % agents),
+            "type": "topicization",
+            "version": "1",
+            "task_id": f"d-{number}",
+            "status": chance.choice(_ENDED),
+            "attempt": 1,
+            "started_at": at - timedelta(seconds=took_s),
+            "finished_at": at,
+            "duration_s": took_s,
+        }
+
+
+def name_of(agent: int) -> str:
+    """Return the name of an agent.
+
+    Example:
+        >>> name_of(7)
+        'agent-0007'
+    """
+    return f"agent-{agent:04d}"
 
 
 def _thread(chance: random.Random, at: datetime) -> dict[str, Any]:

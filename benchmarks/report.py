@@ -32,6 +32,7 @@ TITLES: Final = {
     "reading": "Reading a history of jobs",
     "queue": "Messages through a queue",
     "agents": "Handoffs and LLM calls",
+    "registry": "A registry of 1,000 agents",
     "messages": "Reading a history of messages and LLM calls",
     "jobs": "A run of a job",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import clew
@@ -147,7 +148,7 @@ def agents(options: Options) -> Operations:
             asked.tokens(input=120, output=16)
             asked.response(model="gpt-4o-mini-2024-07-18", finish_reasons=["stop"])
 
-    work = dict(zip(AGENT_WORK, (task, handoff, picked_up, call), strict=True))
+    work: dict[str, Callable[[], object]] = dict(zip(AGENT_WORK, (task, handoff, picked_up, call), strict=True))
     return Operations(each=work, flush=flush)
 
 

@@ -15,7 +15,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -84,6 +84,15 @@ def test_handoffs_and_llm_calls_are_measured_and_all_of_them_are_recorded():
         assert all(0 < least < more for least, more in zip(bare, without, strict=True))
         assert without[3] < recorded[3]
     assert "were written" not in done.stdout
+
+
+def test_a_registry_of_a_thousand_agents_is_measured_on_both_databases():
+    done = run("--only", "registry", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    for work in ("the heartbeat", "all of them are told", "GET /agents, all", "GET /agents, a page"):
+        (row,) = cells(done.stdout, work)
+        assert len(row) == 7
+        assert all(float(cell.replace(",", "")) > 0 for cell in row[1:])
 
 
 def test_a_variant_that_cannot_run_is_named_with_the_reason():
