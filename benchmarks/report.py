@@ -33,6 +33,7 @@ TITLES: Final = {
     "queue": "Messages through a queue",
     "agents": "Handoffs and LLM calls",
     "registry": "A registry of 1,000 agents",
+    "watching": "Watching 1,000 queues",
     "messages": "Reading a history of messages and LLM calls",
     "jobs": "A run of a job",
 }

@@ -95,6 +95,14 @@ def test_a_registry_of_a_thousand_agents_is_measured_on_both_databases():
         assert all(float(cell.replace(",", "")) > 0 for cell in row[1:])
 
 
+def test_a_thousand_watched_queues_of_a_real_valkey_are_measured():
+    done = run("--only", "watching", "--here", "--dry-run", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    rows = [row for kind in ("the same questions", "clew.watch_queue") for row in cells(done.stdout, kind)]
+    assert len(rows) == 4  # bare, without a history, and on both databases
+    assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[1:])
+
+
 def test_a_variant_that_cannot_run_is_named_with_the_reason():
     done = run("--only", "operations", "--variants", "bare,sentry,logfire", "--here", "--dry-run", "--scale", "0.01")
     assert done.returncode == 0, done.stderr
