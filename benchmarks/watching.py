@@ -39,7 +39,7 @@ class Client(redis.Redis):
                     self.rounds_ms.append((self._seen_s - self._begun_s) * 1e3)
                     self.told.notify_all()
             self._begun_s, self._is_last = now_s, False
-        answer = super().execute_command(*arguments, **options)
+        answer = super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call] # redis-py has no types for it
         self._is_last = self._is_last or self._last in arguments
         self._seen_s = time.perf_counter()
         return answer
@@ -92,7 +92,7 @@ def watched(address: str, queues: int, rounds: int) -> dict[str, Any]:
     import clew
 
     keys = names(queues)
-    options = redis.connection.parse_url(address)
+    options = redis.connection.parse_url(address)  # type: ignore[no-untyped-call] # redis-py has no types for it
     client = Client(keys[0], keys[-1], **options)
     for key in keys:
         clew.watch_queue(client, key, group=group_of(key), interval_s=_INTERVAL_S)

@@ -15,7 +15,7 @@ from benchmarks.processes import Process
 from benchmarks.table import Cell, Result, Table
 from benchmarks.variants.parts import AGENT_WORK
 
-MINUTES: Final = 1.5
+MINUTES: Final = 1.0
 # Few enough that no queue of spans overflows
 COUNT: Final = 300
 

@@ -21,7 +21,7 @@ from clew.history.paging import DEFAULT_LIMIT
 from clew.history.reading import Reader
 from clew.settings import Settings
 
-MINUTES: Final = 6.0
+MINUTES: Final = 5.5
 MESSAGES: Final = 1_000_000
 CALLS: Final = 200_000
 PAGE: Final = 10_000

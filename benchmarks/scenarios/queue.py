@@ -15,7 +15,7 @@ from benchmarks.processes import Process
 from benchmarks.table import Cell, Result, Table
 from benchmarks.valkey import valkey
 
-MINUTES: Final = 2.0
+MINUTES: Final = 1.5
 # Few enough that no queue of spans overflows
 COUNT: Final = 500
 

@@ -30,8 +30,8 @@ def run(plan: Plan) -> Result:
             "clew.watch_queue, no history": {"CLEW_HISTORY": "false"},
         }
         for name, url in urls.items():
-            variables = {"CLEW_DATABASE_URL": url, "CLEW_DATABASE_AUTO_UPGRADE": "true"}
-            kinds[f"clew.watch_queue, kept in {name}"] = variables
+            kept = {"CLEW_DATABASE_URL": url, "CLEW_DATABASE_AUTO_UPGRADE": "true"}
+            kinds[f"clew.watch_queue, kept in {name}"] = kept
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
         for _ in range(times):
             for name, variables in kinds.items():
