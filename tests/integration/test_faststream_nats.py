@@ -80,7 +80,7 @@ def test_one_message_continues_the_trace_and_is_recorded(
     }
 
     def setup(broker: NatsBroker, received: list[Any]) -> None:
-        @broker.subscriber("documents", **options[kind])
+        @broker.subscriber("documents", **options[kind])  # type: ignore[untyped-decorator] # its overloads can't see the table
         async def work(body: dict[str, Any]) -> None:
             with clew.span("inside"):
                 received.append((body, clew.trace_id(), clew.correlation_id()))
@@ -239,7 +239,9 @@ def test_a_reply_has_no_destination_of_its_own(
     captured_telemetry: CapturedTelemetry, nats_url: str, stream: str | None
 ) -> None:
     def setup(broker: NatsBroker, received: list[Any]) -> None:
-        @broker.subscriber("documents", **({} if stream is None else {"stream": work_stream()}))
+        options: dict[str, Any] = {} if stream is None else {"stream": work_stream()}
+
+        @broker.subscriber("documents", **options)  # type: ignore[untyped-decorator] # its overloads can't see them
         async def double(number: int) -> int:
             return number * 2
 
@@ -275,7 +277,9 @@ def test_only_what_jetstream_drops_is_a_dead_letter(
     status: str,
 ) -> None:
     def setup(broker: NatsBroker, received: list[Any]) -> None:
-        @broker.subscriber("documents", **({} if stream is None else {"stream": work_stream()}))
+        options: dict[str, Any] = {} if stream is None else {"stream": work_stream()}
+
+        @broker.subscriber("documents", **options)  # type: ignore[untyped-decorator] # its overloads can't see them
         async def work(body: int) -> None:
             received.append(body)
             raise error
