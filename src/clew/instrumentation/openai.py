@@ -52,13 +52,15 @@ class Expected:
 
     def __init__(self) -> None:
         self.was_made = False
-        self._before = _expected.get()
+        self.is_over = False
+        self.before = _awaited()
         _expected.set(self)
 
     def over(self) -> bool:
-        """Expect it no longer; tell whether a client made it."""
+        """Expect it no longer, also where this is said in another context; tell whether a client made it."""
+        self.is_over = True
         if _expected.get() is self:
-            _expected.set(self._before)
+            _expected.set(self.before)
         return self.was_made
 
 
@@ -249,6 +251,14 @@ _asking: Final[ContextVar[_Call | None]] = ContextVar("clew_openai_call", defaul
 _expected: Final[ContextVar[Expected | None]] = ContextVar("clew_openai_expected", default=None)
 
 
+def _awaited() -> Expected | None:
+    """Return the innermost call that is expected and not over."""
+    found = _expected.get()
+    while found is not None and found.is_over:
+        found = found.before
+    return found
+
+
 def _counted(usage: Any) -> dict[str, int]:
     """Return a provider's account of tokens: chat completions, responses and embeddings each name them in their own way."""
     counted = {
@@ -275,7 +285,7 @@ def _again(wrapped: Callable[..., Any], _client: Any, args: tuple[Any, ...], kwa
 
 def _begin(resource: Any, operation: str, kwargs: dict[str, Any]) -> _Call | None:
     try:
-        if (expected := _expected.get()) is not None:
+        if (expected := _awaited()) is not None:
             expected.was_made = True
             http_clients.instrument(resource._client._client)
         elif not _all_clients and not getattr(resource._client._client, _MARK, False):

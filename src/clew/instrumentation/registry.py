@@ -24,12 +24,14 @@ class DropIn:
             ``instrument_all()``, which covers whatever the app makes of the library from then on.
         libraries: top-level packages whose types it takes.
         marker: a module that only the library has, where an app may have a package of its name as well.
+        entry: the module whose import switches it on, where the library's package has no code of its own.
         automatic: ``clew run`` and ``clew.instrument()`` without arguments switch it on when the library is imported.
     """
 
     module: str
     libraries: tuple[str, ...]
     marker: str = ""
+    entry: str = ""
     automatic: bool = True
 
     @property
@@ -48,6 +50,7 @@ DROP_INS: Final = (
     DropIn(module="faststream", libraries=("faststream",)),
     DropIn(module="openai", libraries=("openai",)),
     DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface"),
+    DropIn(module="langgraph", libraries=("langgraph",), entry="langgraph.pregel"),
 )
 
 
@@ -62,7 +65,7 @@ def instrument(*targets: Any) -> Any:
 
     Args:
         targets: FastAPI, Starlette or any ASGI apps, FastStream brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines, redis,
-            httpx and OpenAI clients, agents of OpenAI's Agents SDK.
+            httpx and OpenAI clients, agents of OpenAI's Agents SDK, compiled graphs of LangGraph.
 
     Returns:
         The target, or a tuple of the targets. A plain ASGI function can't be changed in place: what is returned must be served.
