@@ -358,7 +358,7 @@ class _Callbacks(BaseCallbackHandler):
         self._models: dict[Any, _Model] = {}
 
     def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: Any, **told: Any) -> None:
-        name, run = told.get("name"), _run()
+        name, run = str(told.get("name")), _run()
         is_node = any(str(tag).startswith("graph:step:") for tag in told.get("tags") or ())
         if run is None or run.is_agent or not is_node or name != (told.get("metadata") or {}).get("langgraph_node"):
             return
@@ -472,12 +472,13 @@ def _node() -> _Node | None:
 
 # Switching it on
 
-_callbacks: Final[ContextVar[BaseCallbackHandler | None]] = ContextVar("clew_langgraph", default=_Callbacks())
+# One for all contexts: what it knows is kept by run
+_callbacks: Final[ContextVar[BaseCallbackHandler]] = ContextVar("clew_langgraph", default=_Callbacks())  # noqa: B039
 _is_on = False
 
 
 def instrument(target: T) -> T:
-    """Instrument LangGraph, of whose runs LangChain tells in one place: the graph that is given, and every other one. Twice is harmless.
+    """Instrument all graphs in this process: the one that is given, and every other one. Twice is harmless.
 
     Args:
         target: a compiled graph.
