@@ -398,7 +398,8 @@ def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry
     asyncio.run(main())
     found = {(row["agent"], row["status"], row["error_type"]) for row in rows(history, AgentTask)}
     assert found >= {
-        ("refused", "failed", "RateLimitError"),
+        # LangChain's own kind of it
+        ("refused", "failed", "OpenAIRateLimitError"),
         ("looping", "failed", "GraphRecursionError"),
         ("careless", "failed", "OSError"),
         ("sleeper", "cancelled", "cancelled"),

@@ -473,7 +473,7 @@ def _node() -> _Node | None:
 # Switching it on
 
 # One for all contexts: what it knows is kept by run
-_callbacks: Final[ContextVar[BaseCallbackHandler]] = ContextVar("clew_langgraph", default=_Callbacks())  # noqa: B039
+_callbacks: Final[ContextVar[Any]] = ContextVar("clew_langgraph", default=_Callbacks())  # noqa: B039
 _is_on = False
 
 
