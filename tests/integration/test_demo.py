@@ -149,7 +149,7 @@ class TestOnce:
             "document.verified  document_id=",
             "http.server.request.duration [s]",
             "gen_ai.client.token.usage [{token}]",
-            "events, 26 metrics and 5 records of jobs that were expected are there.",
+            "events, 27 metrics and 28 records that were expected are there.",
         ):
             assert text in demo.output, demo.output
         demo.assert_all_ended(time.monotonic(), timeout_s=1.0)
@@ -163,6 +163,10 @@ class TestOnce:
                 (
                     "edge: gateway 'POST /documents' is the parent of gateway 'send documents'",
                     "metric: gateway 'http.server.request.duration' in s",
+                    "record: message of gateway 'send documents'",
+                    "record: agent task of topicizer 'invoke_agent topicizer'",
+                    "record: handoff of orchestrator 'execute_tool transfer_to_topicizer'",
+                    "record: LLM call of topicizer 'chat clew-extractive-1'",
                 ),
             ),
         ],
@@ -256,6 +260,15 @@ def test_a_service_that_dies_ends_the_demo_and_nothing_accepted_is_lost(start, t
     while left and time.monotonic() < deadline:
         left = {each for each in left if httpx.get(f"{gateway_url}/documents/{each}").json()["status"] != "verified"}
     assert left == set()
+    traces = {answer.json()["trace_id"] for answer in accepted}
+    lost: list[str] = []
+    while not lost and time.monotonic() < deadline:
+        tasks = httpx.get(f"{gateway_url}/agents/tasks", params={"status": "lost", "limit": 200}).json()["tasks"]
+        lost = [task["id"] for task in tasks if task["trace_id"] in traces]
+    assert lost, "what the killed process was at is told"
+    received = httpx.get(f"{gateway_url}/queues/messages", params={"direction": "received", "limit": 500}).json()
+    again_delivered = {row["trace_id"] for row in received["messages"] if row["attempt"] > 1}
+    assert again_delivered & traces, "a message that comes again is seen to, in the trace of its document"
 
 
 @pytest.mark.parametrize(("option", "who"), [("--port", "the gateway"), ("--console-port", "the console")])

@@ -423,7 +423,7 @@ def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry
     }
     assert captured_telemetry.span("execute_tool sleep").attributes["error.type"] == "cancelled"
     assert captured_telemetry.span("invoke_workflow outer").attributes["error.type"] == "OSError"
-    assert "thread" not in str([(span.attributes, span.events) for span in captured_telemetry.spans])
+    assert TEXT not in str([(span.attributes, span.events) for span in captured_telemetry.spans])
 
 
 def test_an_interrupted_run_is_no_error_and_goes_on_as_another_one(

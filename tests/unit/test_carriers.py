@@ -126,7 +126,9 @@ def test_the_first_of_duplicates_counts(captured_telemetry: CapturedTelemetry) -
     assert clew.extract(read).correlation_id == "order-17"
 
 
-@pytest.mark.parametrize("carrier", [7, "traceparent", b"bytes", ["traceparent"], object()], ids=lambda carrier: type(carrier).__name__)
+@pytest.mark.parametrize(
+    "carrier", [7, "traceparent", b"bytes", ["traceparent"], object()], ids=lambda carrier: type(carrier).__name__
+)
 def test_what_is_no_mapping_is_named_and_the_app_goes_on(
     lenient: None, caplog: pytest.LogCaptureFixture, carrier: Any
 ) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clew
+from clew.history.payload import payload
 from clew.pipeline.redaction import REDACTED, Redactor
 
 SECRET = "hunter2hunter2"
@@ -175,3 +176,10 @@ def test_a_secret_under_a_key_within_a_container_is_redacted(captured_telemetry)
     shown = f"{captured_telemetry.spans} {captured_telemetry.logs}"
     assert "planted" not in shown
     assert "text/html" in shown
+
+
+@pytest.mark.parametrize("kept", [f"password={SECRET}".encode(), {"note": f"password={SECRET}".encode()}])
+def test_no_secret_is_kept_of_bytes_that_a_record_has(kept):
+    shown = payload(kept, max_bytes=1_000, redact=Redactor().value)
+    assert SECRET not in json.dumps(shown)
+    assert REDACTED in json.dumps(shown)

@@ -191,6 +191,7 @@ def expected_metrics(*, apart: tuple[str, ...] = ("topicizer",), stand_in: bool 
         ("gateway", "messaging.client.sent.messages", "{message}"),
         ("gateway", "messaging.client.operation.duration", "s"),
         ("gateway", "db.client.operation.duration", "s"),
+        ("gateway", "clew.queue.depth", "{message}"),
         ("gateway", "demo.documents.accepted", "{document}"),
         ("gateway", "demo.documents.refused", "{document}"),
         ("gateway", "demo.document.size", "By"),
@@ -236,6 +237,42 @@ EXPECTED_RECORDS: Final = tuple(
     for job in ("verify_document", "export_documents", "digest", "health_check", "cleanup")
 )
 """The jobs of the demo: two that messages ask for, and three at intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanRecord:
+    """A message, a task of an agent, a handoff or an LLM call that the history has, ended well, joined to this span."""
+
+    story: Story
+    kind: str
+    span: SpanName
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.span}"
+
+
+_RECORDED: Final = {
+    "send ": "message",
+    "process ": "message",
+    "invoke_agent ": "agent task",
+    "execute_tool transfer_to_": "handoff",
+    "chat ": "LLM call",
+}
+
+
+def expected_span_records(edges: Iterable[Edge]) -> tuple[SpanRecord, ...]:
+    """Return the records that belong to the spans of edges: each span of a kind that is recorded has one.
+
+    Args:
+        edges: the edges of a demo.
+    """
+    found = {
+        SpanRecord(story=edge.story, kind=kind, span=edge.target): None
+        for edge in edges
+        for beginning, kind in _RECORDED.items()
+        if edge.target.name.startswith(beginning)
+    }
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

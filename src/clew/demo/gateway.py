@@ -22,7 +22,7 @@ import clew
 from clew.demo import service, streams
 from clew.demo.bounded_body import BodyTooLargeError, read_bounded
 from clew.demo.library import DocumentStatus, ExportStatus, Library
-from clew.demo.messages import DOCUMENTS, EXPORTS, DocumentSubmitted, ExportRequested
+from clew.demo.messages import DOCUMENTS, EXPORTS, STREAMS, DocumentSubmitted, ExportRequested
 from clew.demo.settings import DemoSettings
 from clew.demo.topics import Topic
 
@@ -162,9 +162,11 @@ def build_app(gateway: Gateway) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await gateway.library.open()
         await streams.connect(gateway.broker)
+        await streams.watch_queues(gateway.broker, STREAMS)
         try:
             yield
         finally:
+            clew.unwatch_queue(*STREAMS)
             await gateway.broker.stop()
             await gateway.library.close()
 
@@ -176,7 +178,8 @@ def build_app(gateway: Gateway) -> FastAPI:
         return JSONResponse({"detail": str(error)}, status_code=413)
 
     app.include_router(clew.health_router())
-    app.include_router(clew.jobs_router())
+    for router in (clew.jobs_router(), clew.queues_router(), clew.agents_router(), clew.llm_router()):
+        app.include_router(router)
     _add_documents(app, gateway)
     _add_exports(app, gateway)
     return app

@@ -6,6 +6,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from clew.demo.settings import AGENTS
+
 DOCUMENTS: Final = "documents"
 """The stream of documents that were submitted: gateway to orchestrator."""
 DOCUMENTS_READY: Final = "documents.ready"
@@ -18,6 +20,9 @@ def agent_stream(agent: str) -> str:
     """Return the stream of what is handed over to an agent in another process."""
     return f"agents.{agent}"
 
+
+STREAMS: Final = (DOCUMENTS, DOCUMENTS_READY, EXPORTS, *map(agent_stream, AGENTS))
+"""Every stream of the demo."""
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 

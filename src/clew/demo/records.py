@@ -1,11 +1,11 @@
-"""The durable records of the demo's jobs, read back over the gateway's HTTP interface."""
+"""The durable records of the demo, read back over the gateway's HTTP interface."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -41,6 +41,59 @@ def runs_of_jobs(gateway_url: str, since: datetime) -> list[Run]:
     except httpx.HTTPError:
         return []
     return [Run(**{name: run[name] for name in Run.__dataclass_fields__}) for run in reversed(runs)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedRecord:
+    """A message, a task of an agent, a handoff or an LLM call as the history has it, and the name that its span must have."""
+
+    kind: str
+    service: str
+    span_name: str
+    status: str
+    trace_id: str
+    span_id: str | None
+
+
+_TRACED: Final[tuple[tuple[str, str, str, Callable[[dict[str, Any]], str]], ...]] = (
+    (
+        "message",
+        "/queues/messages",
+        "messages",
+        lambda row: f"{'send' if row['direction'] == 'sent' else 'process'} {row['queue']}",
+    ),
+    ("agent task", "/agents/tasks", "tasks", lambda row: f"invoke_agent {row['agent']}"),
+    ("handoff", "/agents/handoffs", "handoffs", lambda row: f"execute_tool transfer_to_{row['target']}"),
+    ("LLM call", "/llm/calls", "calls", lambda row: f"{row['operation']} {row['model']}"),
+)
+
+
+def records_of_trace(gateway_url: str, trace_id: str) -> list[TracedRecord]:
+    """Return the records of messages, tasks of agents, handoffs and LLM calls in a trace; none where the gateway can't tell.
+
+    Args:
+        gateway_url: whom to ask.
+        trace_id: the trace.
+    """
+    found: list[TracedRecord] = []
+    asked: dict[str, str | int] = {"trace_id": trace_id, "limit": _MOST}
+    try:
+        for kind, path, key, span_name in _TRACED:
+            answer = httpx.get(f"{gateway_url}{path}", params=asked, timeout=_TIMEOUT_S, trust_env=False)
+            found += [
+                TracedRecord(
+                    kind=kind,
+                    service=row["service"],
+                    span_name=span_name(row),
+                    status=row["status"],
+                    trace_id=trace_id,
+                    span_id=row["span_id"],
+                )
+                for row in answer.raise_for_status().json()[key]
+            ]
+    except httpx.HTTPError:
+        return []
+    return found
 
 
 def latest(runs: Sequence[Run]) -> list[tuple[Run, int]]:

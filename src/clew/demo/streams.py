@@ -17,6 +17,7 @@ from clew.demo.settings import DemoError, DemoSettings
 _GRACEFUL_TIMEOUT_S: Final = 1.0
 _CLAIM_EVERY_S: Final = 1.0
 _PING_TIMEOUT_S: Final = 1.0
+_WATCH_EVERY_S: Final = 2.0
 
 Handler = Callable[..., Awaitable[None]]
 
@@ -89,6 +90,18 @@ async def connect(broker: RedisBroker, groups: Iterable[tuple[str, str]] = ()) -
                     raise
     except (RedisError, OSError) as error:
         raise DemoError(f"Valkey can't be reached ({error}): check VALKEY_URL and that it runs") from error
+
+
+async def watch_queues(broker: RedisBroker, names: Iterable[str]) -> None:
+    """Have what waits in streams measured, whether or not anybody consumes them.
+
+    Args:
+        broker: the broker, connected.
+        names: the streams.
+    """
+    client = await broker.connect()
+    for name in names:
+        clew.watch_queue(client, name, interval_s=_WATCH_EVERY_S)
 
 
 async def publish(broker: RedisBroker, message: BaseModel, stream: str) -> None:

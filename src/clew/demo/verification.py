@@ -15,16 +15,21 @@ from clew.demo.expectations import (
     LogEvent,
     MetricName,
     SeenSpan,
+    SpanName,
+    SpanRecord,
+    Story,
     expected_edges,
     expected_log_events,
     expected_metrics,
+    expected_span_records,
     missing_edges,
 )
-from clew.demo.records import Run, runs_of_jobs
+from clew.demo.records import Run, records_of_trace, runs_of_jobs
 from clew.demo.scenario import ScenarioResult
 from clew.demo.telemetry import Console
 
 _POLL_EVERY_S: Final = 0.25
+_ENDED_WELL: Final = frozenset({"sent", "processed", "completed"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +40,24 @@ class Expectations:
     log_events: tuple[LogEvent, ...]
     metrics: tuple[MetricName, ...]
     records: tuple[JobRecord, ...]
+    span_records: tuple[SpanRecord, ...]
 
     def __str__(self) -> str:
         return (
             f"{len(self.edges)} edges, {len(self.log_events)} log events, {len(self.metrics)} metrics "
-            f"and {len(self.records)} records of jobs"
+            f"and {len(self.records) + len(self.span_records)} records"
         )
 
     @classmethod
     def of(cls, *, apart: tuple[str, ...], model: str, stand_in: bool) -> Expectations:
         """Return what a demo with these settings is expected to emit."""
+        edges = expected_edges(apart=apart, model=model, stand_in=stand_in)
         return cls(
-            edges=expected_edges(apart=apart, model=model, stand_in=stand_in),
+            edges=edges,
             log_events=expected_log_events(apart=apart, stand_in=stand_in),
             metrics=expected_metrics(apart=apart, stand_in=stand_in),
             records=EXPECTED_RECORDS,
+            span_records=expected_span_records(edges),
         )
 
 
@@ -72,7 +80,8 @@ def missing(
     lines += [
         f"metric: {metric}" for metric in expected.metrics if (metric.service, metric.name, metric.unit) not in measured
     ]
-    return lines + [f"record: {record}" for record in _missing_records(expected, console, gateway_url, since)]
+    lines += [f"record: {record}" for record in _missing_records(expected, console, gateway_url, since)]
+    return lines + [f"record: {record}" for record in _missing_span_records(expected, console, gateway_url, result)]
 
 
 def await_nothing_missing(
@@ -120,6 +129,23 @@ def _missing_records(expected: Expectations, console: Console, gateway_url: str,
         for record in expected.records
         if not any((run.service, run.job) == (record.service, record.job) and is_joined(run) for run in runs)
     ]
+
+
+def _missing_span_records(
+    expected: Expectations, console: Console, gateway_url: str, result: ScenarioResult
+) -> list[SpanRecord]:
+    traces: dict[Story, str] = {"document": result.shown.trace_id, "export": result.export_trace_id}
+    joined: set[SpanRecord] = set()
+    for story, trace_id in traces.items():
+        spans = {
+            span.seen.span_id: SpanName(service=span.seen.service, name=span.seen.name)
+            for span in console.trace(trace_id)
+        }
+        for found in records_of_trace(gateway_url, trace_id):
+            named = SpanName(service=found.service, name=found.span_name)
+            if found.status in _ENDED_WELL and found.span_id is not None and spans.get(found.span_id) == named:
+                joined.add(SpanRecord(story=story, kind=found.kind, span=named))
+    return [record for record in expected.span_records if record not in joined]
 
 
 def _spans(expected: Expectations, console: Console, result: ScenarioResult, since: datetime) -> list[SeenSpan]:

@@ -241,7 +241,8 @@ def count(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]],
         replaces: whether they are put in the place of what is there; else what is there stays as it is, and counted.
     """
     tallies = TALLIES.get(table, ())
-    new = [row for row in rows if replaces or any(any(True for _ in tally.of(row)) for tally in tallies)]
+    # One of a table's totals counts a record, or all do
+    new = [row for row in rows if replaces or any(True for _ in tallies[0].of(row))] if tallies else []
     if not tallies or not new:
         return
     known: dict[str, Mapping[str, Any]] = {}

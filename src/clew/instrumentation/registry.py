@@ -26,6 +26,7 @@ class DropIn:
         marker: a module that only the library has, where an app may have a package of its name as well.
         entry: the module whose import switches it on, where the library's package has no code of its own.
         automatic: ``clew run`` and ``clew.instrument()`` without arguments switch it on when the library is imported.
+        records: what it traces has durable records, too.
     """
 
     module: str
@@ -33,6 +34,7 @@ class DropIn:
     marker: str = ""
     entry: str = ""
     automatic: bool = True
+    records: bool = False
 
     @property
     def is_imported(self) -> bool:
@@ -45,12 +47,12 @@ DROP_INS: Final = (
     DropIn(module="httpx", libraries=("httpx", "httpx2")),
     DropIn(module="redis", libraries=("redis",)),
     DropIn(module="sqlalchemy", libraries=("sqlalchemy",)),
-    DropIn(module="apscheduler", libraries=("apscheduler",)),
-    DropIn(module="celery", libraries=("celery",)),
-    DropIn(module="faststream", libraries=("faststream",)),
-    DropIn(module="openai", libraries=("openai",)),
-    DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface"),
-    DropIn(module="langgraph", libraries=("langgraph",), entry="langgraph.pregel"),
+    DropIn(module="apscheduler", libraries=("apscheduler",), records=True),
+    DropIn(module="celery", libraries=("celery",), records=True),
+    DropIn(module="faststream", libraries=("faststream",), records=True),
+    DropIn(module="openai", libraries=("openai",), records=True),
+    DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface", records=True),
+    DropIn(module="langgraph", libraries=("langgraph",), entry="langgraph.pregel", records=True),
 )
 
 
@@ -96,6 +98,8 @@ def _instrument_one(target: T) -> T:
             )
             return target
         instrumented: T = load(drop_in).instrument(target)
+        if drop_in.records:
+            _prepare_records()
     except ClewError:
         raise
     except Exception as error:
@@ -103,6 +107,13 @@ def _instrument_one(target: T) -> T:
         return target
     else:
         return instrumented
+
+
+def _prepare_records() -> None:
+    """Import what writes records now, on the app's way up, instead of within its first message, run or call."""
+    settings = runtime.ready().settings
+    if settings is not None and settings.history:
+        importlib.import_module("clew.history.recorder")
 
 
 def load(drop_in: DropIn) -> ModuleType:

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from clew.demo.expectations import EXPECTED_EDGES, Edge, SeenSpan, SpanName, expected_edges, missing_edges
+from clew.demo.expectations import (
+    EXPECTED_EDGES,
+    Edge,
+    SeenSpan,
+    SpanName,
+    expected_edges,
+    expected_span_records,
+    missing_edges,
+)
 
 A, B = SpanName(service="a", name="send"), SpanName(service="b", name="process")
 PARENT = Edge(story="document", source=A, target=B, relation="parent")
@@ -53,3 +61,17 @@ def test_the_documents_story_is_one_thread_however_the_agents_are_spread(apart):
 
 def test_no_edge_is_listed_twice():
     assert len(set(EXPECTED_EDGES)) == len(EXPECTED_EDGES)
+
+
+def test_each_span_of_a_kind_that_is_recorded_has_one_record():
+    found = expected_span_records(EXPECTED_EDGES)
+    assert len(found) == len(set(found))
+    records = {str(record) for record in found}
+    for record in (
+        "message of gateway 'send documents'",
+        "message of orchestrator 'process documents'",
+        "agent task of topicizer 'invoke_agent topicizer'",
+        "handoff of orchestrator 'execute_tool transfer_to_topicizer'",
+        "LLM call of topicizer 'chat clew-extractive-1'",
+    ):
+        assert record in records
