@@ -25,7 +25,7 @@ def install() -> None:
     """
     for drop_in in DROP_INS:
         if drop_in.automatic:
-            for library in drop_in.libraries:
+            for library in (drop_in.entry,) if drop_in.entry else drop_in.libraries:
                 wrapt.when_imported(library)(functools.partial(_switch_on, drop_in))
     wrapt.when_imported("uvicorn.config")(_serve_instrumented)
 

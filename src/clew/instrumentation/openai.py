@@ -56,18 +56,20 @@ class Expected:
         was_made: a client made it.
         was_answered: without an error, the last time.
         is_over: it is expected no longer.
+        outer: the call that is expected around it.
     """
 
     def __init__(self) -> None:
         self.was_made = False
         self.was_answered = False
         self.is_over = False
+        self.outer = _awaited()
         self._before = get_current()
         self._context = otel_context.set_value(_EXPECTED_KEY, self, self._before)
         attach(self._context)
 
     def over(self) -> bool:
-        """Expect it no longer; tell whether a client made it."""
+        """Expect it no longer, also where this is said in another context; tell whether a client made it."""
         self.is_over = True
         if get_current() is self._context:
             attach(self._before)
@@ -264,6 +266,15 @@ _asking: Final[ContextVar[_Call | None]] = ContextVar("clew_openai_call", defaul
 """The call whose request is under way, for what the client does in between."""
 
 
+def _awaited() -> Expected | None:
+    """Return the innermost call that is expected and not over."""
+    told = otel_context.get_value(_EXPECTED_KEY)
+    found = told if isinstance(told, Expected) else None
+    while found is not None and found.is_over:
+        found = found.outer
+    return found
+
+
 def _counted(usage: Any) -> dict[str, int]:
     """Return a provider's account of tokens: chat completions, responses and embeddings each name them in their own way."""
     counted = {
@@ -290,9 +301,7 @@ def _again(wrapped: Callable[..., Any], _client: Any, args: tuple[Any, ...], kwa
 
 def _begin(resource: Any, operation: str, kwargs: dict[str, Any]) -> _Call | None:
     try:
-        found = otel_context.get_value(_EXPECTED_KEY)
-        expected = found if isinstance(found, Expected) and not found.is_over else None
-        if expected is not None:
+        if (expected := _awaited()) is not None:
             expected.was_made = True
             http_clients.instrument(resource._client._client)
         elif not _all_clients and not getattr(resource._client._client, _MARK, False):

@@ -24,6 +24,7 @@ class DropIn:
             ``instrument_all()``, which covers whatever the app makes of the library from then on.
         libraries: top-level packages whose types it takes.
         marker: a module that only the library has, where an app may have a package of its name as well.
+        entry: the module whose import switches it on, where the library's package has no code of its own.
         automatic: ``clew run`` and ``clew.instrument()`` without arguments switch it on when the library is imported.
         records: what it traces has durable records, too.
     """
@@ -31,6 +32,7 @@ class DropIn:
     module: str
     libraries: tuple[str, ...]
     marker: str = ""
+    entry: str = ""
     automatic: bool = True
     records: bool = False
 
@@ -52,6 +54,7 @@ DROP_INS: Final = (
     DropIn(module="openai", libraries=("openai",), records=True),
     DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface", records=True),
     DropIn(module="pydantic_ai", libraries=("pydantic_ai",), records=True),
+    DropIn(module="langgraph", libraries=("langgraph",), entry="langgraph.pregel", records=True),
 )
 
 
@@ -66,7 +69,8 @@ def instrument(*targets: Any) -> Any:
 
     Args:
         targets: FastAPI, Starlette or any ASGI apps, FastStream and taskiq brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines,
-            redis, httpx and OpenAI clients, agents of OpenAI's Agents SDK and of Pydantic AI.
+            redis, httpx and OpenAI clients, agents of OpenAI's Agents SDK and of Pydantic AI, compiled
+            graphs of LangGraph.
 
     Returns:
         The target, or a tuple of the targets. A plain ASGI function can't be changed in place: what is returned must be served.
