@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -184,6 +185,16 @@ class TestOnce:
         demo = start("--once", "--documents", "2", "--data-dir", data_dir, *ANY_PORTS, DEMO_AGENTS_APART="none")
         assert demo.finish() == 0, demo.output
         assert "send agents.topicizer" not in demo.output
+
+    def test_nats_carries_the_messages_by_one_setting(self, start, tmp_path):
+        demo = start("--once", "--documents", "2", "--data-dir", tmp_path, *ANY_PORTS, DEMO_QUEUE="nats")
+        assert demo.finish() == 0, demo.output
+        for text in ("NATS at nats://127.0.0.1:", "events, 26 metrics and 28 records that were expected are there."):
+            assert text in demo.output, demo.output
+        demo.assert_all_ended(time.monotonic(), timeout_s=1.0)
+        assert (tmp_path / "nats" / "jetstream").is_dir()
+        with sqlite3.connect(tmp_path / "history.db") as history:
+            assert history.execute("SELECT DISTINCT system FROM queue_messages").fetchall() == [("nats",)]
 
     def test_telemetry_can_go_elsewhere(self, start, data_dir, tmp_path):
         with ConsoleServer(data_dir=tmp_path / "console", port=0) as console:
