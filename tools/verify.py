@@ -16,6 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
+WORKERS = min(8, (os.cpu_count() or 1) + 1)
+"""How many processes run the tests."""
+
 CHECKS = (
     ("style: ruff check", [str(BIN / "ruff"), "check", "--quiet", "."], "make format mends most of it"),
     ("style: ruff format", [str(BIN / "ruff"), "format", "--check", "--quiet", "."], "make format mends it"),
@@ -52,13 +55,18 @@ def main() -> None:
             "install Go 1.26 or newer to run it.",
             flush=True,
         )
-    coverage = str(BIN / "coverage")
-    subprocess.run([coverage, "erase"], cwd=ROOT, check=False)
-    # Of this process only: measuring the hundreds that tests start would double the time of the run
-    tests = subprocess.run([coverage, "run", "-m", "pytest", *arguments], cwd=ROOT, check=False)
-    subprocess.run([coverage, "combine", "--quiet"], cwd=ROOT, check=False)
-    report = subprocess.run([coverage, "report"], cwd=ROOT, check=False, capture_output=True, text=True)
-    print(report.stdout, flush=True)
+    # Tests mostly wait for processes, so a few more than there are cores share a run; those of one file stay together.
+    # Coverage is that of these processes only: measuring the hundreds that tests start would double the time of the run
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--cov",
+        "--cov-report=term",
+        f"--numprocesses={WORKERS}",
+        "--dist=loadfile",
+    ]
+    tests = subprocess.run([*command, *arguments], cwd=ROOT, check=False)
     if tests.returncode != 0:
         sys.exit("clew verify: tests failed: the lines above say which; 'make test ARGS=\"-k NAME\"' runs one again.")
     print("clew verify: all checks and tests passed.", flush=True)

@@ -200,7 +200,9 @@ def test_a_thousand_agents_take_one_statement_a_beat(history: History) -> None:
     writes = [statement for statement in statements if statement.startswith(("UPDATE", "INSERT", "DELETE"))]
     beats = {row["heartbeat_at"] for row in history.all(Agent)}
     assert len(beats) == 1
-    assert {statement.split(" SET")[0] for statement in writes} == {"UPDATE agents"}
+    # A sweep for what others left may fall into this time; a beat itself is one statement for all agents
+    of_beats = [statement for statement in writes if not statement.startswith("DELETE")]
+    assert {statement.split(" SET")[0] for statement in of_beats} == {"UPDATE agents"}
 
 
 def test_a_handoff_that_comes_back(history: History, captured_telemetry: CapturedTelemetry) -> None:

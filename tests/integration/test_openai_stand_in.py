@@ -48,7 +48,8 @@ def calls(history: History) -> list[dict[str, Any]]:
     written = recording._recorder
     assert written is not None
     assert written.flush(30)
-    return [dict(row) for row in history.all(LlmCall)]
+    # Ids of one millisecond have no order
+    return sorted((dict(row) for row in history.all(LlmCall)), key=lambda row: row["started_at"])
 
 
 def test_calls_whole_and_streamed_with_what_the_provider_had_already(

@@ -53,3 +53,16 @@ def test_an_object_that_clew_does_not_know_is_reported_and_returned():
     code = "import clew\nthing = object()\nassert clew.instrument(thing) is thing"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert "is nothing clew knows" in done.stderr
+
+
+@pytest.mark.parametrize(("history", "imported"), [("true", True), ("false", False)])
+def test_what_writes_records_is_imported_on_the_way_up_and_only_where_there_is_a_history(
+    history, imported, monkeypatch
+):
+    monkeypatch.setenv("CLEW_HISTORY", history)
+    code = (
+        "import clew, sys\nfrom faststream.redis import RedisBroker\nclew.instrument(RedisBroker())\n"
+        "print('clew.history.recorder' in sys.modules, 'sqlalchemy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == [str(imported)] * 2

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from clew import clock
 from clew.cli.findings import Finding
+from clew.cli.recorded_work import recorded_work
 from clew.pipeline.redaction import Redactor
 from clew.settings import SIGNALS, Settings
 
@@ -195,6 +196,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         if not known.is_sqlite:
             theirs = connection.scalar(text("SELECT clock_timestamp()"))
             yield _clock("the database", (clock.utc_now() - theirs).total_seconds())
+        yield from recorded_work(connection)
 
 
 def _has_file(known: Any) -> bool:

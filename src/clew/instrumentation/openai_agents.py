@@ -357,7 +357,8 @@ def instrument(target: T) -> T:
         TypeError: it is none.
 
     Example:
-        >>> agent = instrument(agents.Agent(name="triage"))
+        >>> from agents import Agent
+        >>> agent = instrument(Agent(name="triage"))
     """
     if not isinstance(target, AgentBase):
         raise TypeError(f"a {type(target).__qualname__} is no agent")

@@ -25,12 +25,14 @@ class DropIn:
         libraries: top-level packages whose types it takes.
         marker: a module that only the library has, where an app may have a package of its name as well.
         automatic: ``clew run`` and ``clew.instrument()`` without arguments switch it on when the library is imported.
+        records: what it traces has durable records, too.
     """
 
     module: str
     libraries: tuple[str, ...]
     marker: str = ""
     automatic: bool = True
+    records: bool = False
 
     @property
     def is_imported(self) -> bool:
@@ -43,11 +45,12 @@ DROP_INS: Final = (
     DropIn(module="httpx", libraries=("httpx", "httpx2")),
     DropIn(module="redis", libraries=("redis",)),
     DropIn(module="sqlalchemy", libraries=("sqlalchemy",)),
-    DropIn(module="apscheduler", libraries=("apscheduler",)),
-    DropIn(module="celery", libraries=("celery",)),
-    DropIn(module="faststream", libraries=("faststream",)),
-    DropIn(module="openai", libraries=("openai",)),
-    DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface"),
+    DropIn(module="apscheduler", libraries=("apscheduler",), records=True),
+    DropIn(module="celery", libraries=("celery",), records=True),
+    DropIn(module="faststream", libraries=("faststream",), records=True),
+    DropIn(module="taskiq", libraries=("taskiq",), records=True),
+    DropIn(module="openai", libraries=("openai",), records=True),
+    DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface", records=True),
 )
 
 
@@ -61,8 +64,8 @@ def instrument(*targets: Any) -> Any:
     Without arguments: every library that clew knows, for all that the app makes of it from now on, as ``clew run`` does.
 
     Args:
-        targets: FastAPI, Starlette or any ASGI apps, FastStream brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines, redis,
-            httpx and OpenAI clients, agents of OpenAI's Agents SDK.
+        targets: FastAPI, Starlette or any ASGI apps, FastStream and taskiq brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines,
+            redis, httpx and OpenAI clients, agents of OpenAI's Agents SDK.
 
     Returns:
         The target, or a tuple of the targets. A plain ASGI function can't be changed in place: what is returned must be served.
@@ -93,6 +96,8 @@ def _instrument_one(target: T) -> T:
             )
             return target
         instrumented: T = load(drop_in).instrument(target)
+        if drop_in.records:
+            _prepare_records()
     except ClewError:
         raise
     except Exception as error:
@@ -100,6 +105,13 @@ def _instrument_one(target: T) -> T:
         return target
     else:
         return instrumented
+
+
+def _prepare_records() -> None:
+    """Import what writes records now, on the app's way up, instead of within its first message, run or call."""
+    settings = runtime.ready().settings
+    if settings is not None and settings.history:
+        importlib.import_module("clew.history.recorder")
 
 
 def load(drop_in: DropIn) -> ModuleType:
