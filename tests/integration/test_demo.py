@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -119,6 +123,16 @@ def start() -> Iterator[Start]:
         demo.process.communicate()
 
 
+def in_a_terminal(data_dir: Path, command: str) -> str:
+    """Return what a command of clew says of the history that a demo left."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    variables["CLEW_DATABASE_URL"] = f"sqlite:///{data_dir / 'history.db'}"
+    run = [str(Path(sys.executable).with_name("clew")), *command.split()]
+    done = subprocess.run(run, env=variables, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def address(line: str) -> str:
     return line.rsplit(maxsplit=1)[-1]
 
@@ -153,6 +167,23 @@ class TestOnce:
         ):
             assert text in demo.output, demo.output
         demo.assert_all_ended(time.monotonic(), timeout_s=1.0)
+        shown = {
+            "agents list": "topicizer",
+            "agents status topicizer": "topicizer",
+            "agents history": "processor",
+            "agents handoffs": "exporter",
+            "agents graph": "processor",
+            "queues list": "documents.ready",
+            "queues messages": "agents.topicizer",
+            "llm usage": "clew-extractive-1",
+            "jobs list": "verify_document",
+        }
+        commands = [*shown, *(f"{command} --json" for command in shown)]
+        with ThreadPoolExecutor(4) as several:
+            said = dict(zip(commands, several.map(partial(in_a_terminal, data_dir), commands), strict=True))
+        for command, text in shown.items():
+            assert text in said[command], command
+            assert text in json.dumps(json.loads(said[f"{command} --json"])), command
 
     @pytest.mark.parametrize(
         ("off", "missing"),
@@ -184,6 +215,16 @@ class TestOnce:
         demo = start("--once", "--documents", "2", "--data-dir", data_dir, *ANY_PORTS, DEMO_AGENTS_APART="none")
         assert demo.finish() == 0, demo.output
         assert "send agents.topicizer" not in demo.output
+
+    def test_nats_carries_the_messages_by_one_setting(self, start, tmp_path):
+        demo = start("--once", "--documents", "2", "--data-dir", tmp_path, *ANY_PORTS, DEMO_QUEUE="nats")
+        assert demo.finish() == 0, demo.output
+        for text in ("NATS at nats://127.0.0.1:", "events, 26 metrics and 28 records that were expected are there."):
+            assert text in demo.output, demo.output
+        demo.assert_all_ended(time.monotonic(), timeout_s=1.0)
+        assert (tmp_path / "nats" / "jetstream").is_dir()
+        with sqlite3.connect(tmp_path / "history.db") as history:
+            assert history.execute("SELECT DISTINCT system FROM queue_messages").fetchall() == [("nats",)]
 
     def test_telemetry_can_go_elsewhere(self, start, data_dir, tmp_path):
         with ConsoleServer(data_dir=tmp_path / "console", port=0) as console:

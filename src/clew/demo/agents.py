@@ -8,21 +8,20 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from faststream.exceptions import NackMessage
-from faststream.redis import RedisBroker
 from openai import APIConnectionError, InternalServerError, RateLimitError
-from redis.exceptions import RedisError
 
 import clew
-from clew.demo import messages, streams
+from clew.demo import messages
 from clew.demo.extraction import sentences
 from clew.demo.language_model import LanguageModel
 from clew.demo.library import Document, Library, now
 from clew.demo.messages import AgentWork, DocumentReady
 from clew.demo.settings import DemoError, DemoSettings
+from clew.demo.streams import QueueAwayError, Streams
 
 TYPES: Final = {"processor": "summarisation", "topicizer": "topicization", "exporter": "export"}
 
-TEMPORARY: Final = (APIConnectionError, InternalServerError, RateLimitError, RedisError, OSError)
+TEMPORARY: Final = (APIConnectionError, InternalServerError, RateLimitError, QueueAwayError, OSError)
 """Errors that are gone when whoever is away has come back, so that work goes back to its queue."""
 
 log = clew.get_logger("clew.demo.agents")
@@ -43,7 +42,7 @@ class Agents:
 
     Args:
         hosted: the names of the agents of this process.
-        broker: carries work to the others.
+        streams: carry work to the others.
         library: the documents.
         model: what the agents ask.
         settings: the demo's settings.
@@ -53,13 +52,13 @@ class Agents:
         self,
         *,
         hosted: frozenset[str],
-        broker: RedisBroker,
+        streams: Streams,
         library: Library,
         model: LanguageModel,
         settings: DemoSettings,
     ) -> None:
         self._hosted = hosted
-        self._broker = broker
+        self._streams = streams
         self._library = library
         self._model = model
         self._settings = settings
@@ -69,13 +68,10 @@ class Agents:
             "exporter": self._export,
         }
 
-    def subscribe(self, group: str) -> list[tuple[str, str]]:
-        """Take what other processes hand over to the agents of this one, and return the streams with their group."""
+    def subscribe(self, group: str) -> None:
+        """Take what other processes hand over to the agents of this one."""
         for name in sorted(self._hosted):
-            streams.subscribe(
-                self._broker, messages.agent_stream(name), self._taking_over(name), group=group, settings=self._settings
-            )
-        return [(messages.agent_stream(name), group) for name in sorted(self._hosted)]
+            self._streams.subscribe(messages.agent_stream(name), self._taking_over(name), group=group)
 
     async def hand_over(self, to: str, work: AgentWork) -> None:
         """Hand work over to an agent: at once when it lives here, by its stream when it does not."""
@@ -84,7 +80,7 @@ class Agents:
                 await self._perform(to, work)
             else:
                 crossing = work.model_copy(update={"carrier": passing.carrier})
-                await streams.publish(self._broker, crossing, messages.agent_stream(to))
+                await self._streams.publish(crossing, messages.agent_stream(to))
 
     @asynccontextmanager
     async def answering_for(self, work: AgentWork) -> AsyncIterator[None]:
@@ -142,7 +138,7 @@ class Agents:
         documents_finished.add(1, status="ready")
         document_duration.record((now() - document.accepted_at).total_seconds())
         log.info("document.ready", document_id=work.id, topics=len(document.topics))
-        await streams.publish(self._broker, DocumentReady(document_id=work.id), messages.DOCUMENTS_READY)
+        await self._streams.publish(DocumentReady(document_id=work.id), messages.DOCUMENTS_READY)
 
     async def _write_export(self, export_id: str) -> None:
         target = self._settings.export_file(export_id)

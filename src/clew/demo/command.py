@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from clew.demo.extras import check_extras
-from clew.demo.settings import DemoError, default_data_dir
+from clew.demo.settings import QUEUES, DemoError, default_data_dir
 
 if TYPE_CHECKING:
     # The rest of the demo needs what may not be installed, so it is imported after that was looked at
@@ -58,13 +58,17 @@ def demo(
             "--endpoint", help="Send telemetry to this OTLP/HTTP address instead of to a console of the demo's own."
         ),
     ] = None,
+    queue: Annotated[
+        str | None,
+        typer.Option("--queue", help=f"Who carries the messages: {' or '.join(QUEUES)}.", show_default="valkey"),
+    ] = None,
 ) -> None:
     """Run a small system that reads real documents, and show the one thread through it. Ends with Ctrl-C."""
     check_extras()
     from clew.demo.system import DemoSystem, Wishes
 
     terminal = Terminal(highlight=False)
-    wishes = Wishes(data_dir=data_dir, port=port, console_port=console_port, endpoint=endpoint)
+    wishes = Wishes(data_dir=data_dir, port=port, console_port=console_port, endpoint=endpoint, queue=queue)
     with _stop_on_signals() as stop:
         # Plain text, whole lines: a step says more than a spinner, and reads well in a log
         system = DemoSystem(wishes, tell=lambda line: terminal.print(line, soft_wrap=True), should_stop=stop.is_set)
@@ -109,7 +113,7 @@ def _read_once(
             lambda: run_scenario(
                 addresses.gateway_url,
                 documents,
-                valkey_url=addresses.valkey_url,
+                queue_url=addresses.queue_url,
                 timeout_s=_SCENARIO_TIMEOUT_S,
                 progress=progress,
                 should_stop=stop.is_set,
@@ -134,7 +138,9 @@ def _show_telemetry(
     from clew.demo.verification import Expectations, await_nothing_missing
 
     settings = system.settings
-    expected = Expectations.of(apart=settings.agents_apart, model=settings.model, stand_in=system.is_stand_in)
+    expected = Expectations.of(
+        apart=settings.agents_apart, model=settings.model, stand_in=system.is_stand_in, queue=settings.queue
+    )
     palette = presentation.Palette()
     with Console(system.addresses.console_url) as console:
         missing = await_nothing_missing(

@@ -13,6 +13,7 @@ NEEDED: Final = (
     "fastapi",
     "faststream",
     "httpx",
+    "nats",
     "openai",
     "redis",
     "sqlalchemy",

@@ -14,16 +14,15 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from faststream.redis import RedisBroker
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
-from redis.exceptions import RedisError
 
 import clew
-from clew.demo import service, streams
+from clew.demo import service
 from clew.demo.bounded_body import BodyTooLargeError, read_bounded
 from clew.demo.library import DocumentStatus, ExportStatus, Library
 from clew.demo.messages import DOCUMENTS, EXPORTS, STREAMS, DocumentSubmitted, ExportRequested
 from clew.demo.settings import DemoSettings
+from clew.demo.streams import QueueAwayError, Streams, make_streams
 from clew.demo.topics import Topic
 
 log = clew.get_logger("clew.demo.gateway")
@@ -108,7 +107,7 @@ class Gateway:
 
     settings: DemoSettings
     library: Library
-    broker: RedisBroker
+    streams: Streams
 
     async def take_document(self, body: bytes) -> Accepted:
         """Keep a document and pass it on.
@@ -129,8 +128,8 @@ class Gateway:
         document_id = uuid.uuid4().hex
         await self.library.accept(document_id, title=new.title, text=new.text, trace_id=clew.trace_id())
         try:
-            await streams.publish(self.broker, DocumentSubmitted(document_id=document_id), DOCUMENTS)
-        except (RedisError, OSError) as error:
+            await self.streams.publish(DocumentSubmitted(document_id=document_id), DOCUMENTS)
+        except QueueAwayError as error:
             await self.library.forget(document_id)
             raise _queue_is_away(error) from error
         documents_accepted.add(1)
@@ -147,8 +146,8 @@ class Gateway:
         export_id = uuid.uuid4().hex
         await self.library.request_export(export_id, trace_id=clew.trace_id())
         try:
-            await streams.publish(self.broker, ExportRequested(export_id=export_id), EXPORTS)
-        except (RedisError, OSError) as error:
+            await self.streams.publish(ExportRequested(export_id=export_id), EXPORTS)
+        except QueueAwayError as error:
             await self.library.finish_export(export_id, error="it could not be passed on")
             raise _queue_is_away(error) from error
         log.info("export.accepted", export_id=export_id)
@@ -161,13 +160,13 @@ def build_app(gateway: Gateway) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await gateway.library.open()
-        await streams.connect(gateway.broker)
-        await streams.watch_queues(gateway.broker, STREAMS)
+        await gateway.streams.connect()
+        await gateway.streams.watch_depths()
         try:
             yield
         finally:
             clew.unwatch_queue(*STREAMS)
-            await gateway.broker.stop()
+            await gateway.streams.stop()
             await gateway.library.close()
 
     app = FastAPI(title="Documents", version="1", lifespan=lifespan)
@@ -254,9 +253,9 @@ def main() -> int:
 
     async def serve(stop: asyncio.Event) -> None:
         settings = DemoSettings.load()
-        gateway = Gateway(settings=settings, library=Library(settings), broker=streams.make_broker(settings))
+        gateway = Gateway(settings=settings, library=Library(settings), streams=make_streams(settings))
         clew.watch(gateway.library.engine)
-        streams.watch(gateway.broker)
+        gateway.streams.watch()
         app = clew.instrument(build_app(gateway))
         await service.serve_http(app, host=settings.host, port=settings.port, stop=stop)
 

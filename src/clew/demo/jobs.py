@@ -10,14 +10,13 @@ from typing import Final
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from faststream.redis import RedisBroker
-
 import clew
-from clew.demo import messages, streams
+from clew.demo import messages
 from clew.demo.language_model import LanguageModel
 from clew.demo.library import Library, now
 from clew.demo.messages import AgentWork
 from clew.demo.settings import DemoError, DemoSettings
+from clew.demo.streams import Streams
 
 _PROBE_TIMEOUT_S: Final = 2.0
 _DIGEST_SENTENCES: Final = 3
@@ -38,7 +37,7 @@ class Resources:
 
     settings: DemoSettings
     library: Library
-    broker: RedisBroker
+    streams: Streams
     model: LanguageModel
     probe_urls: dict[str, str]
 
@@ -78,7 +77,7 @@ async def export_documents(export_id: str) -> None:
     work = AgentWork(subject="export", id=export_id)
     async with clew.handoff(to="exporter", task=work, mode="pass_control", reason="export is due") as passing:
         crossing = work.model_copy(update={"carrier": passing.carrier})
-        await streams.publish(resources.broker, crossing, messages.agent_stream("exporter"))
+        await resources.streams.publish(crossing, messages.agent_stream("exporter"))
 
 
 async def digest() -> None:
@@ -99,11 +98,14 @@ async def health_check() -> None:
     """Ask every dependency for a sign of life."""
     resources = _given()
 
-    async def valkey() -> None:
-        if not await resources.broker.ping(timeout=_PROBE_TIMEOUT_S):
+    async def queue() -> None:
+        if not await resources.streams.answers(_PROBE_TIMEOUT_S):
             raise DemoError("no answer to PING")
 
-    probes: dict[str, Callable[[], Awaitable[None]]] = {"database": resources.library.ping, "valkey": valkey}
+    probes: dict[str, Callable[[], Awaitable[None]]] = {
+        "database": resources.library.ping,
+        resources.streams.name: queue,
+    }
     for name, url in resources.probe_urls.items():
         probes[name] = _http_probe(url)
     for name, probe in probes.items():

@@ -6,26 +6,24 @@ import asyncio
 import sys
 from typing import Final
 
-from faststream.redis import RedisBroker
-
 import clew
-from clew.demo import service, streams, worker
+from clew.demo import service, worker
 from clew.demo.agents import Agents
 from clew.demo.messages import DOCUMENTS, AgentWork, DocumentSubmitted
 from clew.demo.settings import AGENTS, DemoSettings
+from clew.demo.streams import Streams
 
 NAME: Final = "orchestrator"
 
 
-def _take_documents(broker: RedisBroker, agents: Agents, settings: DemoSettings) -> list[tuple[str, str]]:
+def _take_documents(streams: Streams, agents: Agents) -> None:
     async def take(message: DocumentSubmitted) -> None:
         work = AgentWork(subject="document", id=message.document_id)
         async with agents.answering_for(work), clew.agent_task(NAME, type="orchestration") as task:
             task.set("demo.document.id", work.id)
             await agents.hand_over(AGENTS[0], work)
 
-    streams.subscribe(broker, DOCUMENTS, take, group=NAME, settings=settings)
-    return [(DOCUMENTS, NAME)]
+    streams.subscribe(DOCUMENTS, take, group=NAME)
 
 
 def main() -> int:

@@ -11,18 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
-from redis import Redis
-from redis.exceptions import RedisError
 
 from clew.demo.corpus import Text, documentation
 from clew.demo.messages import DOCUMENTS
 from clew.demo.settings import DemoError, DemoSettings
+from clew.demo.streams import QueueAwayError, put_bytes
 
 _REQUEST_TIMEOUT_S: Final = 10.0
 _POLL_EVERY_S: Final = 0.05
 _MALFORMED_JSON: Final = b'{"title": "Half a document", "text": '
-MALFORMED_ENVELOPE: Final = {"__data__": b"\x00not an envelope"}
-"""A stream entry that no consumer can read."""
+MALFORMED_ENVELOPE: Final = b"\x00not an envelope"
+"""What no consumer can read."""
 
 
 class ScenarioError(DemoError):
@@ -82,7 +81,7 @@ def run_scenario(
     gateway_url: str,
     documents: int | None = None,
     *,
-    valkey_url: str | None = None,
+    queue_url: str | None = None,
     timeout_s: float = 60.0,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -92,7 +91,7 @@ def run_scenario(
     Args:
         gateway_url: such as ``http://127.0.0.1:8000``.
         documents: how many of Python's documentation texts; ``None`` for all.
-        valkey_url: where a malformed envelope is put on the documents' stream; ``None`` for not.
+        queue_url: where a malformed envelope is put on the documents' stream; ``None`` for not.
         timeout_s: how long all of it may take.
         progress: called with what is done, how many and out of how many.
         should_stop: asked again and again; the scenario ends early when it says so.
@@ -103,7 +102,7 @@ def run_scenario(
     with httpx.Client(base_url=gateway_url, timeout=_REQUEST_TIMEOUT_S, trust_env=False) as client:
         run = _Run(client, timeout_s=timeout_s, progress=progress or (lambda *_: None), should_stop=should_stop)
         try:
-            return run.all(documentation(documents), valkey_url)
+            return run.all(documentation(documents), queue_url)
         except httpx.HTTPError as error:
             raise ScenarioError(
                 f"the gateway at {gateway_url} does not answer ({type(error).__name__}: {error})"
@@ -127,20 +126,19 @@ def submit(client: httpx.Client, text: Text) -> AcceptedDocument:
     return AcceptedDocument(id=accepted["id"], title=text.title, trace_id=accepted["trace_id"])
 
 
-def put_malformed_envelope(valkey_url: str) -> None:
-    """Put an entry on the documents' stream that no consumer can read.
+def put_malformed_envelope(queue_url: str) -> None:
+    """Put a message on the documents' stream that no consumer can read.
 
     Args:
-        valkey_url: such as ``redis://127.0.0.1:6379/0``.
+        queue_url: such as ``redis://127.0.0.1:6379/0`` or ``nats://127.0.0.1:4222``.
 
     Raises:
-        ScenarioError: Valkey can't be reached.
+        ScenarioError: nobody answers there.
     """
     try:
-        with Redis.from_url(valkey_url) as client:
-            client.xadd(DOCUMENTS, dict(MALFORMED_ENVELOPE))
-    except (RedisError, OSError) as error:
-        raise ScenarioError(f"Valkey at {valkey_url} can't be reached ({error})") from error
+        put_bytes(queue_url, DOCUMENTS, MALFORMED_ENVELOPE)
+    except QueueAwayError as error:
+        raise ScenarioError(str(error)) from error
 
 
 class _Run:
@@ -153,7 +151,7 @@ class _Run:
         self._progress = progress
         self._should_stop = should_stop
 
-    def all(self, texts: Sequence[Text], valkey_url: str | None) -> ScenarioResult:
+    def all(self, texts: Sequence[Text], queue_url: str | None) -> ScenarioResult:
         accepted = []
         for number, text in enumerate(texts, start=1):
             if self._should_stop():
@@ -161,8 +159,8 @@ class _Run:
             accepted.append(submit(self._client, text))
             self._progress("submitted", number, len(texts))
         refusals = tuple(self._refused())
-        if valkey_url is not None:
-            put_malformed_envelope(valkey_url)
+        if queue_url is not None:
+            put_malformed_envelope(queue_url)
         self._await_documents(accepted)
         export_id, export_trace_id, exported = self._export(len(accepted))
         topics = tuple(topic["name"] for topic in self._get("/topics?limit=10"))

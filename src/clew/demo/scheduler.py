@@ -9,15 +9,15 @@ from typing import Final
 
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from faststream.redis import RedisBroker
 from sqlalchemy.exc import SQLAlchemyError
 
 import clew
-from clew.demo import jobs, service, streams
+from clew.demo import jobs, service
 from clew.demo.language_model import LanguageModel
 from clew.demo.library import Library, now
 from clew.demo.messages import DOCUMENTS_READY, EXPORTS, DocumentReady, ExportRequested
 from clew.demo.settings import DemoError, DemoSettings
+from clew.demo.streams import Streams, make_streams
 
 NAME: Final = "scheduler"
 
@@ -46,8 +46,8 @@ def add_periodic_jobs(scheduler: AsyncIOScheduler, settings: DemoSettings) -> No
             scheduler.add_job(job, "interval", seconds=interval_s, id=job.__name__, next_run_time=now())
 
 
-def subscribe(broker: RedisBroker, scheduler: AsyncIOScheduler, settings: DemoSettings) -> list[tuple[str, str]]:
-    """Schedule what messages ask for, and return the streams with their group."""
+def subscribe(streams: Streams, scheduler: AsyncIOScheduler, settings: DemoSettings) -> None:
+    """Schedule what messages ask for."""
 
     def once(job: object, subject_id: str) -> None:
         due = now() + timedelta(seconds=settings.verify_delay_s)
@@ -63,32 +63,31 @@ def subscribe(broker: RedisBroker, scheduler: AsyncIOScheduler, settings: DemoSe
     async def schedule_export(message: ExportRequested) -> None:
         once(jobs.export_documents, message.export_id)
 
-    streams.subscribe(broker, DOCUMENTS_READY, schedule_verification, group=NAME, settings=settings)
-    streams.subscribe(broker, EXPORTS, schedule_export, group=NAME, settings=settings)
-    return [(DOCUMENTS_READY, NAME), (EXPORTS, NAME)]
+    streams.subscribe(DOCUMENTS_READY, schedule_verification, group=NAME)
+    streams.subscribe(EXPORTS, schedule_export, group=NAME)
 
 
 async def _serve(stop: asyncio.Event) -> None:
     settings = DemoSettings.load()
     settings.make_data_dir()
-    broker = streams.make_broker(settings)
+    streams = make_streams(settings)
     model = LanguageModel(settings)
     library = Library(settings)
     await library.open()
     probe_urls = {"llm": f"{model.base_url}models"}
     if settings.gateway_url:
         probe_urls["gateway"] = f"{settings.gateway_url}/healthz"
-    jobs.use(jobs.Resources(settings=settings, library=library, broker=broker, model=model, probe_urls=probe_urls))
+    jobs.use(jobs.Resources(settings=settings, library=library, streams=streams, model=model, probe_urls=probe_urls))
     scheduler = make_scheduler(settings)
-    groups = subscribe(broker, scheduler, settings)
+    subscribe(streams, scheduler, settings)
     clew.watch(scheduler, library.engine)
-    streams.watch(broker)
+    streams.watch()
     clew.serve_worker(port=settings.scheduler_port)
     try:
         async with clew.startup() as start:
-            with start.step("connect to Valkey"):
+            with start.step(f"connect to {streams.title}"):
                 # First, so that a stored job that is overdue can publish
-                await streams.connect(broker, groups)
+                await streams.connect()
             with start.step("start the scheduler"):
                 try:
                     scheduler.start()
@@ -96,11 +95,11 @@ async def _serve(stop: asyncio.Event) -> None:
                     raise DemoError(f"the schedule in {settings.data_dir} can't be opened: {error}") from error
                 add_periodic_jobs(scheduler, settings)
             with start.step("take messages"):
-                await broker.start()
+                await streams.start()
         service.announce_ready()
         await stop.wait()
     finally:
-        await broker.stop()
+        await streams.stop()
         if scheduler.running:
             scheduler.shutdown(wait=False)
         await model.close()

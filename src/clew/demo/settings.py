@@ -1,11 +1,11 @@
-"""What the demo's services are told by the environment: ``DEMO_*``, ``VALKEY_URL`` and the OpenAI client's own variables."""
+"""What the demo's services are told by the environment: ``DEMO_*``, ``VALKEY_URL``, ``NATS_URL`` and the OpenAI client's own variables."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,6 +14,9 @@ import clew
 
 AGENTS: Final = ("processor", "topicizer", "exporter")
 """The agents that a document is handed along, in this order."""
+
+QUEUES: Final = ("valkey", "nats")
+"""Who may carry the messages."""
 
 STAND_IN_MODEL: Final = "clew-extractive-1"
 """The one model that the stand-in serves."""
@@ -48,6 +51,12 @@ def _redis_scheme(value: str) -> str:
     return address
 
 
+def _nats_scheme(value: str) -> str:
+    if not value.startswith(("nats://", "tls://", "ws://", "wss://")):
+        raise ValueError("must be an address such as nats://127.0.0.1:4222")
+    return value
+
+
 def default_data_dir() -> Path:
     """Return where the XDG base directory specification puts what a program keeps between runs."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -77,8 +86,12 @@ class DemoSettings(BaseSettings):
     valkey_url: Annotated[str, AfterValidator(_redis_scheme)] = Field(
         default="redis://127.0.0.1:6379/0", validation_alias=AliasChoices("VALKEY_URL")
     )
+    nats_url: Annotated[str, AfterValidator(_nats_scheme)] = Field(
+        default="nats://127.0.0.1:4222", validation_alias=AliasChoices("NATS_URL")
+    )
 
     # How documents are worked on
+    queue: Literal["valkey", "nats"] = "valkey"
     agents_apart: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_agents), AfterValidator(_known_agents)] = (
         "topicizer",
     )

@@ -1,115 +1,171 @@
-"""The Valkey Streams between the services: connecting, subscribing as a group, and letting go without losing a message."""
+"""The streams between the services, whoever carries them: ``DEMO_QUEUE`` says whether Valkey or NATS does."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from faststream import AckPolicy
-from faststream.redis import RedisBroker, StreamSub
 from pydantic import BaseModel
-from redis.exceptions import RedisError, ResponseError
 
 import clew
 from clew.demo.settings import DemoError, DemoSettings
 
-_GRACEFUL_TIMEOUT_S: Final = 1.0
-_CLAIM_EVERY_S: Final = 1.0
+if TYPE_CHECKING:
+    from clew.demo.nats_streams import NatsStreams
+    from clew.demo.valkey_streams import ValkeyStreams
+
+GRACEFUL_TIMEOUT_S: Final = 1.0
+"""How long a consumer has to end what it is at when its process is told to end."""
+
+LOGGER: Final = "demo.streams"
+"""The logger of FastStream's own lines. What they say of each message clew says, too."""
+
 _PING_TIMEOUT_S: Final = 1.0
-_WATCH_EVERY_S: Final = 2.0
 
 Handler = Callable[..., Awaitable[None]]
 
 
-def make_broker(settings: DemoSettings) -> RedisBroker:
-    """Return an instrumented broker that is not connected yet."""
-    broker = RedisBroker(
-        settings.valkey_url,
-        graceful_timeout=_GRACEFUL_TIMEOUT_S,
-        # Not FastStream's own, which writes to the terminal by itself. What it says of each message clew says, too
-        logger=logging.getLogger("demo.streams"),
-        log_level=logging.DEBUG,
-    )
-    instrumented: RedisBroker = clew.instrument(broker)
-    return instrumented
+class QueueAwayError(DemoError):
+    """A message could not be sent, because who carries it can't be reached."""
 
 
-def watch(broker: RedisBroker) -> None:
-    """Have the health of the process tell whether Valkey answers: without it there is no work."""
+class Streams(ABC):
+    """The streams of one service: what it takes from them, and what it sends.
 
-    @clew.health_check("valkey", timeout_s=_PING_TIMEOUT_S, critical=True)
-    async def answers() -> bool:
-        return await broker.ping(timeout=_PING_TIMEOUT_S)
-
-
-def subscribe(broker: RedisBroker, stream: str, handler: Handler, *, group: str, settings: DemoSettings) -> None:
-    """Let a handler take the entries of a stream, each once for the whole group.
-
-    An entry is acknowledged when its handler has ended, well or not, since a failure is written down where the sender looks for
-    it; unless the handler raises ``NackMessage``. Such an entry comes again after a while, as does one whose consumer died.
+    Attributes:
+        title: who carries them, as people write it.
+        name: the same, as metrics and health checks have it.
 
     Args:
-        broker: the broker, not started yet.
-        stream: the stream's name.
-        handler: takes a message of the stream, typed as such.
-        group: the consumers that share the work, named after the service.
-        settings: how many entries are worked on at a time, and when an entry counts as abandoned.
+        broker: an instrumented FastStream broker that is not connected yet.
+        settings: how many messages are worked on at a time, and when one counts as abandoned.
     """
-    fresh = StreamSub(stream, group=group, consumer=f"{group}-1")
-    abandoned = StreamSub(
-        stream,
-        group=group,
-        consumer=f"{group}-1",
-        min_idle_time=int(settings.redeliver_after_s * 1000),
-        polling_interval=int(_CLAIM_EVERY_S * 1000),
-    )
-    wrapped = broker.subscriber(stream=fresh, ack_policy=AckPolicy.ACK, max_workers=settings.workers)(handler)
-    broker.subscriber(stream=abandoned, ack_policy=AckPolicy.ACK)(wrapped)
+
+    title: ClassVar[str]
+    name: ClassVar[str]
+
+    def __init__(self, broker: Any, settings: DemoSettings) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._groups: list[tuple[str, str]] = []
+
+    def subscribe(self, stream: str, handler: Handler, *, group: str) -> None:
+        """Let a handler take the messages of a stream, each once for the whole group.
+
+        A message is acknowledged when its handler has ended, well or not, since a failure is written down where the sender looks
+        for it; unless the handler raises ``NackMessage``. Such a message comes again after a while, as does one whose consumer
+        died. What was sent before the first consumer came is not lost.
+
+        Args:
+            stream: the stream's name.
+            handler: takes a message of the stream, typed as such.
+            group: the consumers that share the work, named after the service.
+        """
+        self._consume(stream, handler, group)
+        self._groups.append((stream, group))
+
+    async def connect(self) -> None:
+        """Connect, so that messages can be sent, and make what consumers of this service need.
+
+        Raises:
+            DemoError: nobody answers.
+        """
+        try:
+            await self._connect()
+        except self.away() as error:
+            raise DemoError(
+                f"{self.title} can't be reached ({error}): check {self.name.upper()}_URL and that it runs"
+            ) from error
+
+    async def start(self) -> None:
+        """Let the consumers begin; the streams are connected."""
+        await self._broker.start()
+
+    async def stop(self) -> None:
+        """Let go, without losing a message."""
+        await self._broker.stop()
+
+    async def publish(self, message: BaseModel, stream: str) -> None:
+        """Put a message on a stream; it is there when this returns.
+
+        Args:
+            message: what is sent.
+            stream: where it goes.
+
+        Raises:
+            QueueAwayError: it may not be there.
+        """
+        try:
+            await self._publish(message.model_dump(mode="json"), stream)
+        except self.away() as error:
+            raise QueueAwayError(f"{self.title} can't be reached ({error})") from error
+
+    async def answers(self, timeout_s: float = _PING_TIMEOUT_S) -> bool:
+        """Tell whether those who carry the streams answer in time."""
+        return bool(await self._broker.ping(timeout=timeout_s))
+
+    def watch(self) -> None:
+        """Have the health of the process tell whether they answer: without them there is no work."""
+        clew.health_check(self.name, timeout_s=_PING_TIMEOUT_S, critical=True)(self.answers)
+
+    @abstractmethod
+    async def watch_depths(self) -> None:
+        """Have what waits in all streams measured, whether or not anybody consumes them, where that can be done."""
+
+    @abstractmethod
+    def _consume(self, stream: str, handler: Handler, group: str) -> None: ...
+
+    @abstractmethod
+    async def _connect(self) -> None: ...
+
+    @abstractmethod
+    async def _publish(self, body: Any, stream: str) -> None: ...
+
+    @staticmethod
+    @abstractmethod
+    def put_bytes(url: str, stream: str, data: bytes) -> None:
+        """Put bytes on a stream as they are."""
+
+    @classmethod
+    @abstractmethod
+    def away(cls) -> tuple[type[Exception], ...]:
+        """Return the errors that say that nobody answers."""
 
 
-async def connect(broker: RedisBroker, groups: Iterable[tuple[str, str]] = ()) -> None:
-    """Connect, so that messages can be published, and make the consumer groups.
+def make_streams(settings: DemoSettings) -> Streams:
+    """Return the streams of a service, not connected yet.
 
     Args:
-        broker: the broker with its subscribers; ``broker.start()`` lets them consume.
-        groups: pairs of stream and group. They are made to begin at the stream's beginning: what was published before the first
-            consumer came is not lost.
+        settings: who carries them, and where.
+    """
+    return _kind(settings.queue)(settings)
+
+
+def put_bytes(url: str, stream: str, data: bytes) -> None:
+    """Put bytes on a stream as they are, as some other program may.
+
+    Args:
+        url: such as ``redis://127.0.0.1:6379/0`` or ``nats://127.0.0.1:4222``.
+        stream: where they go.
+        data: the bytes.
 
     Raises:
-        DemoError: Valkey can't be reached.
+        QueueAwayError: nobody answers there.
     """
+    kind = _kind("valkey" if url.startswith(("redis", "unix")) else "nats")
     try:
-        client: Any = await broker.connect()
-        await client.ping()
-        for stream, group in groups:
-            try:
-                await client.xgroup_create(stream, group, id="0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
-    except (RedisError, OSError) as error:
-        raise DemoError(f"Valkey can't be reached ({error}): check VALKEY_URL and that it runs") from error
+        kind.put_bytes(url, stream, data)
+    except kind.away() as error:
+        raise QueueAwayError(f"{kind.title} at {url.rpartition('@')[2]} can't be reached ({error})") from error
 
 
-async def watch_queues(broker: RedisBroker, names: Iterable[str]) -> None:
-    """Have what waits in streams measured, whether or not anybody consumes them.
+def _kind(queue: Literal["valkey", "nats"]) -> type[ValkeyStreams | NatsStreams]:
+    # Only the library of the one that is used has to be there
+    if queue == "nats":
+        from clew.demo.nats_streams import NatsStreams
 
-    Args:
-        broker: the broker, connected.
-        names: the streams.
-    """
-    client = await broker.connect()
-    for name in names:
-        clew.watch_queue(client, name, interval_s=_WATCH_EVERY_S)
+        return NatsStreams
+    from clew.demo.valkey_streams import ValkeyStreams
 
-
-async def publish(broker: RedisBroker, message: BaseModel, stream: str) -> None:
-    """Put a message on a stream.
-
-    Args:
-        broker: the broker of this service.
-        message: what is sent.
-        stream: where it goes.
-    """
-    await broker.publish(message.model_dump(mode="json"), stream=stream)
+    return ValkeyStreams

