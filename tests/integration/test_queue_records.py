@@ -144,7 +144,7 @@ def test_each_try_of_a_hand_made_message_has_a_record_and_so_has_what_nobody_can
             client.lpush("documents", raw)
 
         def taken(**more: Any) -> Any:
-            return clew.message_process("documents", client.rpop("documents"), max_bytes=20_000, **more)  # type: ignore[arg-type] # redis-py can't tell
+            return clew.message_process("documents", client.rpop("documents"), max_bytes=20_000, **more)
 
         body = {"id": 1, "password": "hunter2"}
         with clew.correlation("order-17"), clew.message_send("documents", body, type="page", user="ä") as envelope:
