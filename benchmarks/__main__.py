@@ -65,7 +65,7 @@ def main() -> None:
         for name, title in report.TITLES.items():
             print(f"  {name:<12} {scenario(name).MINUTES:4.1f} min  {title}")
         print(f"  variants of a request: {', '.join(variant.name for variant in catalogue.REQUEST)}")
-        print("  elsewhere: bare, clew, stock, stock-grpc, logfire, fastotel, prometheus, structlog")
+        print("  elsewhere: bare, clew, clew-records, stock, stock-grpc, logfire, fastotel, prometheus, structlog")
         return
     if not asked.page:
         try:

@@ -101,6 +101,48 @@ REQUEST: Final = (
     ),
 )
 
+AGENTS: Final = (
+    Variant(name="bare", title="an empty function", environment="bare", module="bare", exports=False),
+    Variant(
+        name="clew",
+        title="clew, without records",
+        environment="clew-llm",
+        module="clew",
+        variables={"CLEW_HISTORY": "false"},
+    ),
+    Variant(
+        name="clew-records",
+        title="clew, recorded in SQLite",
+        environment="clew-llm",
+        module="clew",
+        variables={"CLEW_HISTORY": "true", "CLEW_DATABASE_AUTO_UPGRADE": "true"},
+    ),
+)
+
+MESSAGES: Final = (
+    Variant(name="bare", title="bare FastStream", environment="faststream", module="bare", exports=False),
+    Variant(
+        name="stock",
+        title="FastStream's own middleware, OpenTelemetry SDK",
+        environment="faststream-otel",
+        module="stock",
+    ),
+    Variant(
+        name="clew",
+        title="clew, without records",
+        environment="clew-faststream",
+        module="clew",
+        variables={"CLEW_HISTORY": "false"},
+    ),
+    Variant(
+        name="clew-records",
+        title="clew, each message recorded in SQLite",
+        environment="clew-faststream",
+        module="clew",
+        variables={"CLEW_HISTORY": "true", "CLEW_DATABASE_AUTO_UPGRADE": "true"},
+    ),
+)
+
 CLEW: Final = _clew("clew", "clew")
 STOCK: Final = _stock("stock", "OpenTelemetry SDK, OTLP/HTTP")
 GRPC: Final = _stock("stock-grpc", "OpenTelemetry SDK, OTLP/gRPC", protocol="grpc")

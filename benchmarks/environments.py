@@ -106,7 +106,8 @@ def install(name: str) -> Path:
     """
     requirements = REQUIREMENTS / f"{name}.txt"
     digest = hashlib.sha256(sys.version.encode() + requirements.read_bytes())
-    if name == "clew":
+    is_ours = name.partition("-")[0] == "clew"
+    if is_ours:
         # Its environment points to this very source
         digest.update(str(ROOT).encode() + (ROOT / "pyproject.toml").read_bytes())
     folder = cache_folder() / f"{name}-{digest.hexdigest()[:12]}"
@@ -119,7 +120,7 @@ def install(name: str) -> Path:
     _step(name, sys.executable, "-m", "venv", "--clear", str(folder))
     pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps")
     _step(name, *pip, "-r", str(requirements))
-    if name == "clew":
+    if is_ours:
         _step(name, *pip, "--no-build-isolation", "--editable", str(ROOT))
     stamp.touch()
     return python

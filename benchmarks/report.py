@@ -30,6 +30,11 @@ TITLES: Final = {
     "health": "Health",
     "history": "The history of jobs",
     "reading": "Reading a history of jobs",
+    "queue": "Messages through a queue",
+    "agents": "Handoffs and LLM calls",
+    "registry": "A registry of 1,000 agents",
+    "watching": "Watching 1,000 queues",
+    "messages": "Reading a history of messages and LLM calls",
     "jobs": "A run of a job",
 }
 
@@ -52,6 +57,9 @@ _PACKAGES: Final = (
     "ddtrace",
     "elastic-apm",
     "structlog",
+    "faststream",
+    "redis",
+    "genai-prices",
 )
 
 _INTRODUCTION: Final = """\

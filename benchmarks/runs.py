@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from clew.history import tally
+from benchmarks import databases
 from clew.history.database import Database
 from clew.history.ids import least_id
-from clew.history.models import JobRun, JobRunDailyTotal, JobRunTotal
+from clew.history.models import JobRun
 
 JOBS: Final = 40
-_AT_ONCE: Final = 20_000
 _STATUSES: Final = ("completed",) * 185 + ("failed",) * 12 + ("missed", "lost", "cancelled")
 _TRACEBACK: Final = 'Traceback (most recent call last):\n  File "shop/jobs.py", line 12, in run\n' * 4
 
@@ -36,27 +33,9 @@ def fill(
     """
     chance = random.Random(seed)  # noqa: S311 - the same runs each time
     ended = until or datetime.now(UTC)
-    names = tuple(column.name for column in JobRun.__table__.columns)
-    indexes = list(JobRun.__table__.indexes)  # type: ignore[attr-defined]
-    with database.write() as connection:
-        for index in indexes:
-            index.drop(connection)
-    for first in range(0, runs, _AT_ONCE):
-        rows: list[tuple[Any, ...]] = []
-        runs_of: list[dict[str, Any]] = []
-        for number in range(first, min(runs, first + _AT_ONCE)):
-            row = _run(chance, ended - over + over * ((number + 1) / runs))
-            rows.append(tuple(row.get(name) for name in names))
-            runs_of.append(row)
-        _insert(database, names, rows)
-        with database.write() as connection:
-            tally.add(connection, JobRun.__tablename__, runs_of)
-    with database.write() as connection:
-        for index in indexes:
-            index.create(connection)
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for model in (JobRun, JobRunTotal, JobRunDailyTotal):
-            connection.exec_driver_sql(f"ANALYZE {model.__tablename__}")
+    databases.fill(
+        database, JobRun, (_run(chance, ended - over + over * ((number + 1) / runs)) for number in range(runs))
+    )
 
 
 def _run(chance: random.Random, finished_at: datetime) -> dict[str, Any]:
@@ -97,25 +76,3 @@ def _run(chance: random.Random, finished_at: datetime) -> dict[str, Any]:
         "host": "bench",
         "pid": 4711,
     }
-
-
-def _insert(database: Database, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    columns = ", ".join(names)
-    with database.write() as connection:
-        driver: Any = connection.connection.driver_connection
-        if database.is_sqlite:
-            marks = ", ".join("?" * len(names))
-            statement = f"INSERT INTO job_runs ({columns}) VALUES ({marks})"  # noqa: S608 - constants
-            driver.executemany(statement, (tuple(_for_sqlite(row)) for row in rows))
-            return
-        with driver.cursor() as cursor, cursor.copy(f"COPY job_runs ({columns}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row([json.dumps(value) if isinstance(value, dict) else value for value in row])
-
-
-def _for_sqlite(row: tuple[Any, ...]) -> Iterator[Any]:
-    for value in row:
-        if isinstance(value, datetime):
-            yield value.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
-        else:
-            yield json.dumps(value) if isinstance(value, dict) else value

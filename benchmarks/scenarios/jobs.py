@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
+from benchmarks.databases import databases
 from benchmarks.environments import ROOT
 from benchmarks.measure import Plan, Summary
-from benchmarks.scenarios.history import postgresql
 from benchmarks.table import Cell, Result, Table
 
 MINUTES: Final = 1.5
@@ -22,20 +20,13 @@ _SECONDS: Final = "2"
 
 def run(plan: Plan) -> Result:
     """Run an empty job in fresh processes, each kind in turn."""
-    with tempfile.TemporaryDirectory(prefix="clew-bench-") as made, contextlib.ExitStack() as servers:
-        folder = Path(made)
-        folder.chmod(0o755)
+    with databases() as (folder, urls):
         kinds: dict[str, dict[str, str] | None] = {
             "bare APScheduler": None,
             "clew, no history": {"CLEW_HISTORY": "false"},
-            "clew, recorded in SQLite": {"CLEW_DATABASE_URL": f"sqlite:///{folder / 'history.db'}"},
         }
-        with contextlib.suppress(ImportError):
-            url = servers.enter_context(postgresql(folder / "postgresql"))
-            kinds["clew, recorded in PostgreSQL 18"] = {
-                "CLEW_DATABASE_URL": url,
-                "CLEW_DATABASE_AUTO_UPGRADE": "true",
-            }
+        for name, url in urls.items():
+            kinds[f"clew, recorded in {name}"] = {"CLEW_DATABASE_URL": url, "CLEW_DATABASE_AUTO_UPGRADE": "true"}
         rounds: dict[str, list[float]] = {name: [] for name in kinds}
         for _ in range(plan.times(7)):
             for name, variables in kinds.items():

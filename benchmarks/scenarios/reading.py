@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
+from benchmarks.databases import Question, ask, databases
 from benchmarks.environments import say
 from benchmarks.measure import Plan, Summary
 from benchmarks.runs import fill
-from benchmarks.scenarios.history import postgresql
 from benchmarks.table import Aim, Cell, Result, Table
 from clew.history.database import Database
 from clew.history.job_runs import RunFilter, page
@@ -31,20 +27,13 @@ PAGE: Final = 10_000
 PAGE_MS: Final = 50.0
 STATISTICS_MS: Final = 200.0
 
-Question = Callable[[Connection], Any]
-
 
 def run(plan: Plan) -> Result:
     """Fill each database, then ask it the same things in turn."""
     runs = max(20_000, round(RUNS * plan.scale))
     rounds = plan.times(30)
     took: dict[str, dict[str, Summary]] = {}
-    with tempfile.TemporaryDirectory(prefix="clew-bench-") as made, contextlib.ExitStack() as servers:
-        folder = Path(made)
-        folder.chmod(0o755)
-        urls = {"SQLite": f"sqlite:///{folder / 'history.db'}"}
-        with contextlib.suppress(ImportError):
-            urls["PostgreSQL 18"] = servers.enter_context(postgresql(folder / "postgresql"))
+    with databases() as (_, urls):
         for name, given in urls.items():
             url = Settings.load(database_url=given).history_url()
             database = Database(url)
@@ -53,30 +42,40 @@ def run(plan: Plan) -> Result:
             fill(database, runs)
             database.engine.dispose()
             took[name] = _timed(url, min(PAGE, runs // DEFAULT_LIMIT), rounds)
+    table = reading_table(
+        took,
+        title=f"Reading, of {runs:,} runs of 40 jobs",
+        notes=[f"A page has {DEFAULT_LIMIT} runs. What no index knows is looked for in 10,000 runs at a time."],
+    )
+    aims = reading_aims(took)
+    settings = f"median of {rounds} rounds, a transaction each, in one process; without HTTP"
+    return Result(scenario="reading", tables=[table], aims=aims, settings=settings)
+
+
+def reading_table(took: Mapping[str, Mapping[str, Summary]], *, title: str, notes: Sequence[str]) -> Table:
+    """Return the table of what questions took, by database and question."""
     questions = list(next(iter(took.values())))
     rows: list[list[Cell]] = [
         [question, *(figure for found in took.values() for figure in (found[question].minimum, found[question].median))]
         for question in questions
     ]
-    table = Table(
-        title=f"Reading, of {runs:,} runs of 40 jobs",
-        headings=["question", *(f"{name}, {kind} ms" for name in took for kind in ("least", "median"))],
-        rows=rows,
-        notes=[f"A page has {DEFAULT_LIMIT} runs. What no index knows is looked for in 10,000 runs at a time."],
-    )
-    aims = [
+    headings = ["question", *(f"{name}, {kind} ms" for name in took for kind in ("least", "median"))]
+    return Table(title=title, headings=headings, rows=rows, notes=list(notes))
+
+
+def reading_aims(took: Mapping[str, Mapping[str, Summary]]) -> list[Aim]:
+    """Return the aims that pages and statistics have, by database."""
+    return [
         Aim(
             what=f"{question} in {name}",
             at_most=STATISTICS_MS if question.startswith("statistics") else PAGE_MS,
-            measured=found[question].median,
+            measured=summary.median,
             unit="ms",
         )
         for name, found in took.items()
-        for question in questions
+        for question, summary in found.items()
         if question.startswith(("page", "statistics"))
     ]
-    settings = f"median of {rounds} rounds, a transaction each, in one process; without HTTP"
-    return Result(scenario="reading", tables=[table], aims=aims, settings=settings)
 
 
 def _timed(url: str, far: int, rounds: int) -> dict[str, Summary]:
@@ -84,6 +83,7 @@ def _timed(url: str, far: int, rounds: int) -> dict[str, Summary]:
     with reader.open() as connection:
         reached = select(JobRun.id).order_by(JobRun.id.desc()).limit(1).offset((far - 1) * DEFAULT_LIMIT - 1)
         after = connection.scalar(reached)
+    reader.close()
     month = datetime.now(UTC) - timedelta(days=30, hours=5)
     questions: dict[str, Question] = {
         "page 1": page,
@@ -97,13 +97,4 @@ def _timed(url: str, far: int, rounds: int) -> dict[str, Summary]:
         "statistics of 30 days": lambda connection: report(connection, since=month),
         "statistics of one job": lambda connection: report(connection, job="job-05"),
     }
-    times: dict[str, list[float]] = {name: [] for name in questions}
-    for number in range(rounds + 1):
-        for name, question in questions.items():
-            started = time.perf_counter()
-            with reader.open() as connection:
-                question(connection)
-            if number:
-                times[name].append((time.perf_counter() - started) * 1e3)
-    reader.close()
-    return {name: Summary.of(values) for name, values in times.items()}
+    return ask(url, questions, rounds)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import clew
-from benchmarks.variants.parts import Labels, Operations, Options, Served, Spans
+from benchmarks.variants.parts import AGENT_WORK, Labels, Messages, Operations, Options, Served, Spans
 from benchmarks.variants.shop import shop
 from clew.engine import runtime
 from clew.pipeline.transport import Outcome
@@ -121,3 +122,39 @@ def labels(options: Options) -> Labels:
         histogram.record(0.25, customer=value)
 
     return Labels(add=add)
+
+
+def agents(options: Options) -> Operations:
+    """Return what agents do; with records where the environment says so."""
+    configure(options)
+
+    def task() -> None:
+        with clew.agent_task("extractor", type="extraction", task_id="doc-17"):
+            pass
+
+    def handoff() -> None:
+        with clew.handoff(to="topicizer", task="doc-17", reason="topics"):
+            pass
+
+    def picked_up() -> None:
+        with (
+            clew.handoff(to="topicizer", task="doc-17", reason="topics"),
+            clew.agent_task("topicizer", type="topicization", task_id="doc-17"),
+        ):
+            pass
+
+    def call() -> None:
+        with clew.llm_call("openai", "gpt-4o-mini") as asked:
+            asked.tokens(input=120, output=16)
+            asked.response(model="gpt-4o-mini-2024-07-18", finish_reasons=["stop"])
+
+    work: dict[str, Callable[[], object]] = dict(zip(AGENT_WORK, (task, handoff, picked_up, call), strict=True))
+    return Operations(each=work, flush=flush)
+
+
+def messages(options: Options) -> Messages:
+    """Return FastStream with clew: traces, metrics and log events; with records where the environment says so."""
+    from benchmarks.variants.exchange import exchange
+
+    configure(options)
+    return exchange(options.valkey, instrument=clew.instrument, flush=flush)

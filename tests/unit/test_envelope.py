@@ -190,6 +190,21 @@ def test_a_try_that_puts_it_back_and_one_that_gives_it_up(captured_telemetry: Ca
     assert (one.status, two.status) == ("unset", "error")
 
 
+def test_the_first_try_of_a_plain_message_begins_its_thread_and_is_linked_once(
+    captured_telemetry: CapturedTelemetry,
+) -> None:
+    with clew.message_process("documents", b'{"id": 1}') as first:
+        wire = first.retry()
+    with clew.message_process("documents", wire) as second:
+        wire = second.retry()
+    with clew.message_process("documents", wire):
+        pass
+    one, two, three = captured_telemetry.spans
+    assert (two.parent_id, three.parent_id) == (one.span_id, one.span_id)
+    assert [link.span_id for link in two.links] == [one.span_id]
+    assert [link.span_id for link in three.links] == [one.span_id, two.span_id]
+
+
 def test_odd_headers_stop_nobody(captured_telemetry: CapturedTelemetry) -> None:
     diagnostics.set_strict(strict=False)
     headers = {

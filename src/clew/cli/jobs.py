@@ -91,7 +91,7 @@ def runs(  # noqa: PLR0913 - one option each
     *,
     job: OneJob = None,
     status: Annotated[str | None, typer.Option("--status", help=f"One of {_STATUSES}.", show_default=False)] = None,
-    source: Annotated[str | None, typer.Option("--source", help="apscheduler, celery or clew.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="apscheduler, celery, taskiq or clew.")] = None,
     user: Annotated[str | None, typer.Option("--user", help="Those that this user asked for.")] = None,
     error: Annotated[str | None, typer.Option("--error", help="Words of the error.")] = None,
     hours: Hours = None,

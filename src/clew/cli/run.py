@@ -28,7 +28,7 @@ _IDENTIFIERS: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 # An app as servers are told it: a module, and what is in it or makes it
 _APP: Final = re.compile(rf"(?P<module>{_IDENTIFIERS}):{_IDENTIFIERS}(?:\(.*\))?")
 # Those that may be started as a module, with the app among their arguments
-_SERVERS: Final = frozenset({"celery", "uvicorn", "gunicorn", "hypercorn", "granian", "daphne", "faststream"})
+_SERVERS: Final = frozenset({"celery", "uvicorn", "gunicorn", "hypercorn", "granian", "daphne", "faststream", "taskiq"})
 # Options of Python that take a value, which is not the name of a program
 _PYTHON_OPTIONS_WITH_VALUE: Final = frozenset({"-W", "-X", "--check-hash-based-pycs"})
 

@@ -36,7 +36,7 @@ class RunAnswer(Answer):
     id: str
     job: str = Field(description="The job's name.")
     job_id: str | None = Field(description="The job's id in its scheduler, or the task's in its queue.")
-    source: str = Field(description="What started it: apscheduler, celery or clew.")
+    source: str = Field(description="What started it: apscheduler, celery, taskiq or clew.")
     trigger: str | None
     status: str = Field(
         description="scheduled, running, completed, failed, cancelled, missed (too late to start), "

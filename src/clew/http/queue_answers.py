@@ -85,7 +85,7 @@ class MessageAnswer(Answer):
     queue: str
     direction: str = Field(description="sent, or received by who tried to process it.")
     status: str = Field(
-        description="sent, processed, failed, rejected (nobody could read it), returned (put back) or dead_lettered (given up)."
+        description="sent, processed, failed, rejected (unreadable, or refused), returned (put back) or dead_lettered (given up)."
     )
     type: str | None
     source: str | None = Field(description="The service that sent it.")

@@ -25,12 +25,14 @@ from clew.diagnostics import report
 from clew.instrumentation import httpx as http_clients
 from clew.llm.call import LlmCall, llm_call
 from clew.llm.content import is_wanted
+from clew.pipeline.current import attach, get_current
 
 T = TypeVar("T")
 
 MAX_SAID_LENGTH: Final = 65_536
 """How many characters of a streamed answer are put together, where answers are kept."""
 
+_EXPECTED_KEY: Final = otel_context.create_key("clew-openai-expected")
 # On the HTTP client, which copies of a client by with_options() share
 _MARK: Final = "_clew_llm_calls"
 _WHERE: Final = "instrument openai"
@@ -48,22 +50,34 @@ _all_clients = False
 
 
 class Expected:
-    """A call that somebody who knows of it beforehand is to have measured, whatever client makes it. Made by :func:`expect`."""
+    """A call that somebody who knows of it beforehand is to have measured, whatever client makes it. Made by :func:`expect`.
+
+    Attributes:
+        was_made: a client made it.
+        was_answered: without an error, the last time.
+        is_over: it is expected no longer.
+    """
 
     def __init__(self) -> None:
         self.was_made = False
-        self._before = _expected.get()
-        _expected.set(self)
+        self.was_answered = False
+        self.is_over = False
+        self._before = get_current()
+        self._context = otel_context.set_value(_EXPECTED_KEY, self, self._before)
+        attach(self._context)
 
     def over(self) -> bool:
         """Expect it no longer; tell whether a client made it."""
-        if _expected.get() is self:
-            _expected.set(self._before)
+        self.is_over = True
+        if get_current() is self._context:
+            attach(self._before)
         return self.was_made
 
 
 def expect() -> Expected:
-    """Have the calls that are made in this task from now on measured, until it is said to be over.
+    """Have the calls that are made in OpenTelemetry's current context from now on measured, until it is said to be over.
+
+    A library that asks in one task and reads the answer in another carries that context along.
 
     Example:
         >>> expect().over()
@@ -76,7 +90,8 @@ def expect() -> Expected:
 class _Call:
     """One call: begun before the request, and ended by its response or by the last piece of a streamed one."""
 
-    def __init__(self, resource: Any, operation: str, kwargs: dict[str, Any]) -> None:
+    def __init__(self, resource: Any, operation: str, kwargs: dict[str, Any], expected: Expected | None) -> None:
+        self._expected = expected
         client = resource._client
         model = kwargs.get("model")
         address = getattr(client, "base_url", None)
@@ -150,6 +165,8 @@ class _Call:
         if self._ended:
             return
         self._ended = True
+        if self._expected is not None:
+            self._expected.was_answered = error is None
         try:
             self._operation.tokens(**self._tokens)
             if self._said:
@@ -246,8 +263,6 @@ class _Call:
 _asking: Final[ContextVar[_Call | None]] = ContextVar("clew_openai_call", default=None)
 """The call whose request is under way, for what the client does in between."""
 
-_expected: Final[ContextVar[Expected | None]] = ContextVar("clew_openai_expected", default=None)
-
 
 def _counted(usage: Any) -> dict[str, int]:
     """Return a provider's account of tokens: chat completions, responses and embeddings each name them in their own way."""
@@ -275,12 +290,14 @@ def _again(wrapped: Callable[..., Any], _client: Any, args: tuple[Any, ...], kwa
 
 def _begin(resource: Any, operation: str, kwargs: dict[str, Any]) -> _Call | None:
     try:
-        if (expected := _expected.get()) is not None:
+        found = otel_context.get_value(_EXPECTED_KEY)
+        expected = found if isinstance(found, Expected) and not found.is_over else None
+        if expected is not None:
             expected.was_made = True
             http_clients.instrument(resource._client._client)
         elif not _all_clients and not getattr(resource._client._client, _MARK, False):
             return None
-        return _Call(resource, operation, kwargs)
+        return _Call(resource, operation, kwargs, expected)
     except Exception as error:
         report(_WHERE, error)
         return None

@@ -48,8 +48,10 @@ DROP_INS: Final = (
     DropIn(module="apscheduler", libraries=("apscheduler",), records=True),
     DropIn(module="celery", libraries=("celery",), records=True),
     DropIn(module="faststream", libraries=("faststream",), records=True),
+    DropIn(module="taskiq", libraries=("taskiq",), records=True),
     DropIn(module="openai", libraries=("openai",), records=True),
     DropIn(module="openai_agents", libraries=("agents",), marker="agents.tracing.processor_interface", records=True),
+    DropIn(module="pydantic_ai", libraries=("pydantic_ai",), records=True),
 )
 
 
@@ -63,8 +65,8 @@ def instrument(*targets: Any) -> Any:
     Without arguments: every library that clew knows, for all that the app makes of it from now on, as ``clew run`` does.
 
     Args:
-        targets: FastAPI, Starlette or any ASGI apps, FastStream brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines, redis,
-            httpx and OpenAI clients, agents of OpenAI's Agents SDK.
+        targets: FastAPI, Starlette or any ASGI apps, FastStream and taskiq brokers, APScheduler schedulers, Celery apps, SQLAlchemy engines,
+            redis, httpx and OpenAI clients, agents of OpenAI's Agents SDK and of Pydantic AI.
 
     Returns:
         The target, or a tuple of the targets. A plain ASGI function can't be changed in place: what is returned must be served.

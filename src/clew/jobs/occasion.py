@@ -11,7 +11,7 @@ class Occasion:
     """The occasion of a run.
 
     Attributes:
-        source: what fires the job: ``clew`` (the app itself), ``apscheduler`` or ``celery``.
+        source: what fires the job: ``clew`` (the app itself), ``apscheduler``, ``celery`` or ``taskiq``.
         job_id: the job's or task's id there, which may tell one request from another.
         trigger: the kind of trigger, such as ``cron``.
         scheduled_at: when it was due, with a time zone.

@@ -251,7 +251,10 @@ def _message(system: str, queue: str, raw: Any, found: Opened, more: dict[str, A
     carried = extract(headers)
     links = [carried]
     if earlier := headers.get(EARLIER_TRY_HEADER):
-        links.append(extract({"traceparent": earlier}))
+        before = extract({"traceparent": earlier})
+        # The first try of a message that came without a thread is where its thread begins: one link says both
+        if before.span_context.span_id != carried.span_context.span_id:
+            links.append(before)
     message = Message(MESSAGE_PROCESS, attributes, parent=carried, links=links)
     message.body = message.payload = found.payload
     message.headers, message.envelope, message.attempt = headers, found.envelope, found.attempt

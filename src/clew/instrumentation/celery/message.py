@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from clew import clock
 from clew.engine.context import Carried, extract, is_valid_correlation_id, with_correlation_id
+from clew.instrumentation.task_run import DUE_AT, EARLIER_TRY, TRIGGER, Told
 from clew.queues.message import SOURCE_HEADER, header_of, waited_s
-
-EARLIER_TRY: Final = "clew-earlier-try"
-"""The header with the carrier of the try that asked for this one."""
 
 RUN_ID: Final = "clew-run-id"
 """The header with the id of the run's record, by which the worker's main process can end it in place of a child that is gone."""
-
-TRIGGER: Final = "clew-trigger"
-"""The header with the kind of schedule for which beat sent the task."""
-
-DUE_AT: Final = "clew-due-at"
-"""The header that says when beat should have sent it."""
 
 _SYSTEMS: Final = {
     "amqp": "rabbitmq",
@@ -38,33 +29,6 @@ _SYSTEMS: Final = {
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_TRIGGER_LENGTH: Final = 64
 _MAX_WAIT_S: Final = 365 * 86_400.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What a worker is told of a task that it is to run.
-
-    Attributes:
-        carried: the thread of what sent it.
-        earlier: the try that asked for this one, or ``None``.
-        is_periodic: beat sent it.
-        trigger: the kind of schedule for which beat did, or ``None``.
-        due_at: when it should start: its ETA, or when it was sent.
-        waited_s: how long it has waited since it was sent, where it could have started at once.
-        attempt: the number of this try, from 1.
-        run_id: what its record is called, where the worker's main process has said so.
-        source: the service that sent it, where that has clew.
-    """
-
-    carried: Carried
-    earlier: Carried | None
-    is_periodic: bool
-    trigger: str | None
-    due_at: datetime
-    waited_s: float | None
-    attempt: int
-    run_id: str | None
-    source: str | None
 
 
 def told_by(message: Mapping[str, Any], started_at: datetime, timezone: Any) -> Told:

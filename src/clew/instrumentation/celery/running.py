@@ -25,88 +25,24 @@ from opentelemetry import context as otel_context
 from clew import clock
 from clew.catalog import semconv
 from clew.catalog.kind import OperationKind
-from clew.catalog.metrics import JOB_LATENESS, QUEUE_WAIT
 from clew.catalog.operations import JOB, JOB_CUT_SHORT, JOB_NOT_RUN
 from clew.diagnostics import report
-from clew.engine.context import Carried
-from clew.engine.metrics import registry
 from clew.engine.operation import Linkable
-from clew.history import payload
 from clew.history.ids import new_id
 from clew.instrumentation.celery.application import WHERE, is_instrumented
-from clew.instrumentation.celery.message import RUN_ID, Told, arguments_of, destination, system_of, told_by
+from clew.instrumentation.celery.message import RUN_ID, arguments_of, destination, system_of, told_by
+from clew.instrumentation.task_run import OUTCOME, TaskRun, Told, occasion_of
 from clew.jobs.earlier import earlier_run
 from clew.jobs.occasion import Occasion
 from clew.jobs.record import the_recorder
-from clew.jobs.run import STATUS, JobRun, _scheduled
+from clew.jobs.run import STATUS
 from clew.jobs.running import running
-from clew.queues.message import count_consumed
-from clew.queues.record import REDELIVERY_COUNT, keep
+from clew.queues.record import REDELIVERY_COUNT
 
 R = TypeVar("R", bound="TaskRun")
 
-OUTCOME: Final = "clew.queue.outcome"
-"""The attribute that says what a task did with its message: ``retried``, ``ignored``, ``requeued`` or ``rejected``."""
-
-# What became of its message, by what the task says of it, or else by how its run ended
-_STATUSES: Final = {
-    "retried": "returned",
-    "requeued": "returned",
-    "rejected": "dead_lettered",
-    "ignored": "processed",
-    "completed": "processed",
-    "cancelled": "returned",
-}
-
 # How much earlier than the child the main process may have begun to count a time limit
 _LIMIT_SLACK_S: Final = 0.2
-
-
-class TaskRun(JobRun):
-    """One try of a task."""
-
-    __slots__ = ("body", "told")
-    body: Any
-    told: Told
-
-    def begin(self, *, start_time_ns: int | None = None) -> None:
-        """Start the run and record how long the task waited, or how late it is where it was to wait."""
-        super().begin(start_time_ns=start_time_ns)
-        if self.context is None or self.kind is not JOB or semconv.MESSAGING_SYSTEM not in self.attributes:
-            return
-        # Within the run, so that the measurements can lead to its trace
-        with Carried(self.context):
-            if self.told.waited_s is not None:
-                labels = {key: self.attributes[key] for key in QUEUE_WAIT.labels}
-                registry.declared(QUEUE_WAIT).record(self.told.waited_s, **labels)
-            if self.told.waited_s is None or self.told.is_periodic:
-                labels = {"clew.job.name": self.attributes["clew.job.name"]}
-                registry.declared(JOB_LATENESS).record(self.occasion.lateness_s or 0.0, **labels)
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """End the run, and count its message as consumed."""
-        super().finish(error)
-        if semconv.MESSAGING_SYSTEM not in self.attributes:
-            return
-        status = _STATUSES.get(str(self.attributes.get(OUTCOME))) or _STATUSES.get(
-            str(self.attributes.get(STATUS)), "failed"
-        )
-        count_consumed(self, given_up=status == "dead_lettered")
-        keep(
-            self,
-            body=self.body,
-            error=error,
-            direction="received",
-            status=status,
-            type=payload.text(self.attributes["clew.job.name"], max_bytes=255),
-            source=self.told.source,
-            message_id=payload.text(self.occasion.job_id, max_bytes=255),
-            attempt=self.told.attempt,
-            messages=1,
-            duration_s=max(0.0, (clock.monotonic_ns() - self._started_ns) / 1e9),
-            wait_s=self.told.waited_s,
-            sent_at=self.told.due_at.timestamp() if self.told.waited_s is not None else None,
-        )
 
 
 class KilledRun(TaskRun):
@@ -165,27 +101,15 @@ def _task_run(
 ) -> R:
     started_at = started_at or clock.utc_now()
     told = told_by(message, started_at, task.app.timezone)
-    late_s = max(0.0, (started_at - told.due_at).total_seconds())
-    occasion = Occasion(
-        source="celery",
-        job_id=str(message.get("id")),
-        trigger=told.trigger,
-        scheduled_at=told.due_at,
-        lateness_s=round(late_s, 6),
-        attempt=told.attempt,
-        run_id=told.run_id,
-    )
-    attributes = {**_scheduled(str(task.name), occasion), "clew.job.lateness_s": occasion.lateness_s}
-    earlier: list[Linkable] = [] if told.earlier is None else [told.earlier]
-    if message.get("is_eager"):
-        run = made(kind, attributes, links=earlier, occasion=occasion)
-    else:
-        attributes |= _of_message(task.app, message)
-        if kind is JOB and REDELIVERY_COUNT in attributes and (before := _delivered_before(occasion, told)) is not None:
-            earlier.append(before)
-        links = (told.carried, *earlier) if told.is_periodic else earlier
-        run = made(kind, attributes, parent=told.carried, links=links, root=told.is_periodic, occasion=occasion)
-    run.told, run.body = told, arguments_of(message)
+    occasion = occasion_of("celery", str(message.get("id")), told, started_at)
+    in_message: dict[str, Any] = {}
+    before: list[Linkable] = []
+    if not message.get("is_eager"):
+        in_message = _of_message(task.app, message)
+        if kind is JOB and REDELIVERY_COUNT in in_message and (link := _delivered_before(occasion, told)) is not None:
+            before.append(link)
+    run = made.of_task(kind, str(task.name), told=told, occasion=occasion, in_message=in_message, earlier=before)
+    run.body = arguments_of(message)
     return run
 
 

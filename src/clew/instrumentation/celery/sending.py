@@ -23,7 +23,8 @@ from clew.catalog import semconv
 from clew.diagnostics import report
 from clew.instrumentation.celery import running
 from clew.instrumentation.celery.application import WHERE, is_instrumented
-from clew.instrumentation.celery.message import DUE_AT, EARLIER_TRY, TRIGGER, arguments_of, destination, system_of
+from clew.instrumentation.celery.message import arguments_of, destination, system_of
+from clew.instrumentation.task_run import DUE_AT, EARLIER_TRY, TRIGGER
 from clew.queues.message import MessageSend, new_send
 from clew.queues.record import TYPE
 
