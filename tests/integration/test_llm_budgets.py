@@ -6,16 +6,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 import clew
+from clew import clock
+from clew.engine import runtime
 from clew.history import recorder as recording
 from clew.history.models import LlmBudgetAlarm
 from clew.llm import budget
 from clew.testing import CapturedTelemetry
 from tests.integration.job_history import History, own_history
+from tests.integration.kept_calls import call_row, keep_calls
 
 
 @pytest.fixture
@@ -79,13 +83,41 @@ def test_a_budget_of_one_agent_one_user_and_one_service(
     clew.llm_budget("agent", usd=1.0, per="hour", agent="topicizer")
     clew.llm_budget("user", usd=1.0, user="ada")
     clew.llm_budget("service", usd=1.0, service="another")
+    clew.llm_budget("own", usd=10.0, service=runtime.resource_attributes()["service.name"])
     with clew.agent_task("topicizer"):
         spend(2.0)
     spend(0.5, user_id="ada")
     looked()
     used = {point.labels["clew.llm.budget"]: point.value for point in clew.summary("clew.llm.budget.used")}
-    assert {name: used[name] for name in ("agent", "user", "service")} == {"agent": 2.0, "user": 0.5, "service": 0.0}
+    assert {name: used[name] for name in ("agent", "user", "service", "own")} == {
+        "agent": 2.0,
+        "user": 0.5,
+        "service": 0.0,
+        "own": 0.25,
+    }
     assert said(captured_telemetry) == [("llm_budget_exceeded", "agent")]
+
+
+def test_what_was_spent_before_the_hour_or_the_day_does_not_count(
+    history: History, captured_telemetry: CapturedTelemetry
+) -> None:
+    def spent(usd: float, ago: timedelta = timedelta()) -> None:
+        keep_calls(call_row(at=clock.utc_now() - ago, cost_usd=usd))
+
+    spent(5.0, timedelta(hours=1))
+    spent(50.0, timedelta(days=1))
+    spent(0.5)
+    clew.llm_budget("hour", usd=1.0, per="hour")
+    clew.llm_budget("day", usd=20.0)
+    looked()
+    used = {point.labels["clew.llm.budget"]: point.value for point in clew.summary("clew.llm.budget.used")}
+    assert used["hour"] == 0.5
+    # An hour ago may have been yesterday
+    assert used["day"] in (0.025, 0.275)
+    assert said(captured_telemetry) == []
+    spent(0.5)
+    looked()
+    assert said(captured_telemetry) == [("llm_budget_exceeded", "hour")]
 
 
 def test_of_several_processes_one_says_it(database_url: str) -> None:

@@ -88,6 +88,8 @@ def test_a_call_has_its_tokens_and_what_they_cost(captured_telemetry: CapturedTe
     # Once, however often it was said
     tokens = captured_telemetry.metric("gen_ai.client.token.usage", gen_ai__token__type="input")
     assert (tokens.count, tokens.sum) == (1, 1_000_000)
+    types = {point.labels["gen_ai.token.type"]: point.sum for point in clew.summary("gen_ai.client.token.usage")}
+    assert types == {"input": 1_000_000, "output": 100_000}
     assert captured_telemetry.metric("clew.llm.cost", gen_ai__provider__name="openai").value == 2.875
 
 

@@ -208,7 +208,12 @@ def _note(watched: Watched, depth: Depth) -> None:
             if watched.group is not None:
                 labels[semconv.MESSAGING_CONSUMER_GROUP_NAME] = watched.group
             registry.declared(QUEUE_DEPTH).set(depth.length, **labels)
-            registry.declared(QUEUE_OLDEST_AGE).set(depth.oldest_age_s or 0.0, **labels)
+            age = registry.declared(QUEUE_OLDEST_AGE).bind(**labels)
+            if depth.oldest_age_s is None and depth.length:
+                # Nothing tells, which is not the same as that nothing has waited
+                age.reset()
+            else:
+                age.set(depth.oldest_age_s or 0.0)
         _keep(watched, depth)
     except Exception as error:
         _say(error)

@@ -231,7 +231,14 @@ class Recorder:
     def flush(self, timeout_s: float) -> bool:
         """Write what waits, on disk as well; return whether nothing waits in memory any more."""
         if self._thread is None or not self._thread.is_alive():
-            return not (self._steering or self._recording)
+            if not (self._steering or self._recording):
+                return True
+            if self._is_closing:
+                return False
+            # Who has put the first row there is about to start the thread
+            self._start()
+            if self._thread is None:
+                return False
         done = threading.Event()
         self._flushes.append(done)
         self._ring()
