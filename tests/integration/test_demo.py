@@ -33,7 +33,7 @@ ANY_PORTS = ("--port", "0", "--console-port", "0")
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 12.0
 # What a developer's own shell may say must not reach the demo under test
-FOREIGN = ("OTEL_", "CLEW_", "DEMO_", "VALKEY_", "OPENAI_")
+FOREIGN = ("OTEL_", "CLEW_", "DEMO_", "VALKEY_", "NATS_", "OPENAI_")
 
 
 @dataclass(kw_only=True)

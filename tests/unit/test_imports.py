@@ -66,3 +66,25 @@ def test_what_writes_records_is_imported_on_the_way_up_and_only_where_there_is_a
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == [str(imported)] * 2
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+def test_a_drop_in_of_two_libraries_is_switched_on_by_either(library):
+    code = f"""
+import clew, http.server, threading
+clew.instrument()
+import {library}
+class Echo(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.headers.get("traceparent", "").encode())
+server = http.server.HTTPServer(("127.0.0.1", 0), Echo)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+with clew.span("asking"):
+    answer = {library}.get(f"http://127.0.0.1:{{server.server_port}}/", trust_env=False)
+    print(clew.trace_id() in answer.text)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "True"
+    assert "instrument httpx" not in done.stderr

@@ -7,12 +7,15 @@ multiprocessing) stay as they were.
 from __future__ import annotations
 
 import functools
-from typing import Any
+import threading
+from typing import Any, Final
 
 import wrapt
 
 from clew.diagnostics import report
 from clew.instrumentation.registry import DROP_INS, DropIn, load
+
+_loading: Final[set[tuple[int, str]]] = set()
 
 
 @functools.cache
@@ -32,12 +35,17 @@ def install() -> None:
 
 def _switch_on(drop_in: DropIn, _module: Any) -> None:
     """Instrument a library that has just been imported. The app's import goes on whatever comes of it."""
-    if not drop_in.is_imported:
+    loading = (threading.get_ident(), drop_in.module)
+    # A drop-in's own import may bring its other library along: whoever began it switches on both
+    if not drop_in.is_imported or loading in _loading:
         return
+    _loading.add(loading)
     try:
         load(drop_in).instrument_all()
     except Exception as error:
         report(f"instrument {drop_in.libraries[0]}", error)
+    finally:
+        _loading.discard(loading)
 
 
 def _serve_instrumented(config_module: Any) -> None:

@@ -281,7 +281,8 @@ def instrument(target: T) -> T:
         TypeError: it is none.
 
     Example:
-        >>> agent = instrument(pydantic_ai.Agent(name="triage"))
+        >>> from pydantic_ai import Agent
+        >>> agent = instrument(Agent(name="triage"))
     """
     if not isinstance(target, AbstractAgent):
         raise TypeError(f"a {type(target).__qualname__} is no agent")

@@ -43,6 +43,8 @@ def instrument(target: T) -> T:
         TypeError: it is none.
 
     Example:
+        >>> from langgraph.graph import START, StateGraph
+        >>> builder = StateGraph(dict).add_node("answer", lambda said: said).add_edge(START, "answer")
         >>> graph = instrument(builder.compile(name="support"))
     """
     if not isinstance(target, Pregel):
