@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,18 +26,18 @@ from clew.demo.expectations import expected_edges
 from clew.demo.messages import DOCUMENTS, agent_stream
 from clew.demo.records import records_of_trace
 from clew.demo.scenario import AcceptedDocument, submit
-from clew.demo.settings import AGENTS, READY_FD_VARIABLE
-from clew.demo.system import DemoSystem, Wishes
+from clew.demo.settings import AGENTS
+from clew.demo.system import DemoSystem
 from clew.demo.telemetry import Console
 from clew.history.models import AgentTask, AgentTaskTotal
 from tests.integration.job_history import History
+from tests.integration.running_demo import Replacements, running_demo
 from tests.integration.waiting import eventually
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="finds processes by /proc, which is Linux's"
 )
 
-FOREIGN: Final = ("OTEL_", "CLEW_", "DEMO_", "VALKEY_", "NATS_", "OPENAI_")
 STREAMS: Final = {"orchestrator": DOCUMENTS, **{agent: agent_stream(agent) for agent in AGENTS}}
 KILL_WITHIN_S: Final = 60.0
 END_WITHIN_S: Final = 90.0
@@ -64,18 +63,12 @@ class KillableSystem:
     demo: DemoSystem
     history: History
     documents: list[AcceptedDocument] = field(default_factory=list)
-    replacements: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    replacements: Replacements = field(default_factory=Replacements)
 
     def kill(self, service: str) -> Killed:
         """Kill a service while the history has a task of it whose message is not acknowledged, and start it again."""
         member = next(member for member in self.demo.members if member.name == service)
         pid = member.process.pid
-        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
-        environment = dict(
-            line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line
-        )
-        # A pipe of the one that is killed: for the other the number is that of some file
-        del environment[READY_FD_VARIABLE]
         deadline = time.monotonic() + KILL_WITHIN_S
         while True:
             # Stopped, so that nothing changes between the look and the kill
@@ -87,12 +80,7 @@ class KillableSystem:
             os.kill(pid, signal.SIGCONT)
             assert time.monotonic() < deadline, f"{service} was never seen at work"
             time.sleep(0.002)
-        os.kill(pid, signal.SIGKILL)
-        member.process.wait()
-        with member.log_path.open("ab") as log:
-            self.replacements.append(
-                subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-            )
+        self.replacements.kill(member)
         return killed
 
     def _at(self, service: str, pid: int) -> Killed:
@@ -135,23 +123,15 @@ class KillableSystem:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableSystem]:
     """One demo with every agent apart, for all kills."""
     folder = tmp_path_factory.mktemp("kills")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(FOREIGN)]:
-            patch.delenv(name)
-        patch.setenv("DEMO_AGENTS_APART", "all")
-        patch.setenv("DEMO_REDELIVER_AFTER_S", "2")
-        demo = DemoSystem(Wishes(data_dir=folder, port=0, console_port=0), tell=print, should_stop=lambda: False)
-        replacements: list[subprocess.Popen[bytes]] = []
+    with (
+        running_demo(folder, DEMO_AGENTS_APART="all", DEMO_REDELIVER_AFTER_S="2") as demo,
+        History(f"sqlite:///{folder / 'history.db'}") as history,
+    ):
+        running = KillableSystem(demo=demo, history=history)
         try:
-            demo.start()
-            with History(f"sqlite:///{folder / 'history.db'}") as history:
-                yield KillableSystem(demo=demo, history=history, replacements=replacements)
+            yield running
         finally:
-            for process in replacements:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            demo.stop()
+            running.replacements.end()
 
 
 def keep_submitting(system: KillableSystem, stop: threading.Event) -> None:
