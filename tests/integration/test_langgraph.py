@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import Annotated, Any
 
 import openai
 import pytest
-import typer
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
@@ -26,17 +24,15 @@ from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode, create_react_agent, tools_condition
 from langgraph.types import Command, interrupt
-from typer.testing import CliRunner
 
 import clew
 from clew.agents.registry import registry
-from clew.cli import agents as command
 from clew.demo.settings import STAND_IN_MODEL
 from clew.engine.state import state
-from clew.history import recorder as recording
 from clew.history.models import AgentTask, Handoff, LlmCall
-from clew.testing import CapturedSpan, CapturedTelemetry
+from clew.testing import CapturedTelemetry
 from tests import stand_in
+from tests.integration.agent_runs import CHAT, check_commands, check_records, rows, tree
 from tests.integration.job_history import History, own_history
 from tests.otlp_sink import OtlpSink
 
@@ -44,7 +40,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::langgraph.warnings.LangGraphDep
 
 TEXT = "The thread leads through the maze. 🧵"
 ASKED: Any = {"messages": [("user", TEXT)]}
-CHAT = f"chat {STAND_IN_MODEL}"
 CONVERSATION: Any = {"configurable": {"thread_id": "conversation-1"}}
 
 
@@ -140,23 +135,6 @@ def chain(model: Any, **compiled: Any) -> Any:
     return clew.instrument(builder.compile(name="support", **compiled))
 
 
-def rows(history: History, model: Any) -> list[dict[str, Any]]:
-    written = recording._recorder
-    assert written is not None
-    assert written.flush(30)
-    when = "handed_at" if model is Handoff else "started_at"
-    return sorted((dict(row) for row in history.all(model)), key=lambda row: row[when])
-
-
-def tree(captured: CapturedTelemetry, root: CapturedSpan) -> list[str]:
-    """Return what is below a span, each name after those of what it is in; without HTTP requests and what is below those."""
-    found = []
-    for span in captured.spans:
-        if span.parent_id == root.span_id and not span.name.startswith(("POST", "reading")):
-            found += [span.name, *(f"{span.name} > {name}" for name in tree(captured, span))]
-    return sorted(found)
-
-
 WORKFLOW = "invoke_workflow support"
 TRIAGE = f"{WORKFLOW} > invoke_agent Triage"
 TO_PROCESSOR = f"{WORKFLOW} > processor > execute_tool transfer_to_processor"
@@ -188,7 +166,7 @@ WHOLE = Counter(
 
 
 def check_telemetry(captured: CapturedTelemetry) -> None:
-    assert Counter(tree(captured, captured.span("request"))) == WHOLE
+    assert Counter(tree(captured, captured.span("request"), without=("POST", "reading"))) == WHOLE
     workflow = captured.span(WORKFLOW)
     assert workflow.attributes["gen_ai.conversation.id"] == "conversation-1"
     failed = captured.span("execute_tool broken")
@@ -201,47 +179,6 @@ def check_telemetry(captured: CapturedTelemetry) -> None:
     assert captured.metric("clew.agent.handoff.wait.duration", clew__handoff__source="Triage").count == 1
     assert "disk full" not in str([span for span in captured.spans if span.name.startswith("invoke_")])
     assert "thread" not in str([span.attributes for span in captured.spans])
-
-
-def check_records(captured: CapturedTelemetry, history: History) -> None:
-    spans = {span.span_id: span for span in captured.spans}
-    tasks = {row["agent"]: row for row in rows(history, AgentTask) if row["agent"] != "app"}
-    handoffs = {row["target"]: row for row in rows(history, Handoff)}
-    assert list(tasks) == ["Triage", "processor", "exporter"]
-    assert {(row["status"], row["task_id"]) for row in tasks.values()} == {("completed", "conversation-1")}
-    assert {name: (row["source"], row["status"], row["mode"], row["depth"]) for name, row in handoffs.items()} == {
-        "processor": ("Triage", "completed", "pass_control", 1),
-        "exporter": ("processor", "completed", "pass_control", 2),
-    }
-    assert [tasks[name]["handoff_id"] for name in handoffs] == [row["id"] for row in handoffs.values()]
-    calls = rows(history, LlmCall)
-    assert Counter(row["agent"] for row in calls) == {"Triage": 1, "processor": 2, "exporter": 2}
-    assert {row["user_id"] for row in calls} == {"ada"}
-    assert all(row["input_tokens"] and row["output_tokens"] for row in calls), calls
-    for row, name in [
-        *((row, f"invoke_agent {agent}") for agent, row in tasks.items()),
-        *((row, f"execute_tool transfer_to_{target}") for target, row in handoffs.items()),
-        *((row, CHAT) for row in calls),
-    ]:
-        span = spans[row["span_id"]]
-        assert (span.name, span.trace_id) == (name, row["trace_id"])
-
-
-def say(*arguments: str) -> Any:
-    app = typer.Typer()
-    command.register(app)
-    app.command()(lambda: None)
-    done = CliRunner().invoke(app, ["agents", *arguments, "--json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.output)
-
-
-def check_commands() -> None:
-    assert {row["agent"] for row in say("list")["agents"]} == {"app", "Triage", "processor", "exporter"}
-    assert len(say("history", "--task", "conversation-1")["tasks"]) == 3
-    assert {row["target"] for row in say("handoffs")["handoffs"]} == {"processor", "exporter"}
-    edges = {(edge["source"], edge["target"]) for edge in say("graph")["edges"]}
-    assert edges == {("Triage", "processor"), ("processor", "exporter")}
 
 
 def invoke(graph: Any) -> Any:
@@ -285,7 +222,7 @@ def test_a_run_over_two_handoffs(
     assert {span.parent_id for span in reading} <= {request.span_id}
     assert bool(reading) == ("stream" in way.__name__)
     check_telemetry(captured_telemetry)
-    check_records(captured_telemetry, history)
+    check_records(captured_telemetry, history, mode="pass_control", calls={"Triage": 1, "processor": 2, "exporter": 2})
     if reading:
         assert captured_telemetry.metric("gen_ai.client.operation.time_to_first_chunk").count == 5
     if way is invoke:
@@ -315,10 +252,10 @@ def test_concurrent_runs_keep_to_their_own(
     requests = [span for span in spans if span.name == "request"]
     assert len({span.trace_id for span in requests}) == 18
     for request in requests:
-        assert Counter(tree(captured_telemetry, request)) == WHOLE
+        assert Counter(tree(captured_telemetry, request, without=("POST", "reading"))) == WHOLE
         (correlation,) = {span.attributes["clew.correlation.id"] for span in spans if span.trace_id == request.trace_id}
         assert correlation == f"run-{request.attributes['number']}"
-    both = Counter(tree(captured_telemetry, captured_telemetry.span("together")))
+    both = Counter(tree(captured_telemetry, captured_telemetry.span("together"), without=("POST", "reading")))
     assert both == Counter({name: 2 * number for name, number in WHOLE.items()})
     assert Counter(row["status"] for row in rows(history, Handoff)) == {"completed": 40}
     tasks = rows(history, AgentTask)
@@ -345,7 +282,7 @@ def test_threads_run_graphs_at_once(captured_telemetry: CapturedTelemetry, model
     requests = [span for span in captured_telemetry.spans if span.name == "request"]
     assert len(requests) == 6
     for request in requests:
-        assert Counter(tree(captured_telemetry, request)) == WHOLE
+        assert Counter(tree(captured_telemetry, request, without=("POST", "reading"))) == WHOLE
 
 
 async def go_wrong(url: str, model: ChatOpenAI) -> None:
@@ -446,7 +383,7 @@ def test_an_interrupted_run_is_no_error_and_goes_on_as_another_one(
     assert "gone" in said["messages"][-1].content
     of_run = "invoke_workflow support > invoke_agent careful"
     for request in ("asking", "answering"):
-        assert tree(captured_telemetry, captured_telemetry.span(request)) == [
+        assert tree(captured_telemetry, captured_telemetry.span(request), without=("POST", "reading")) == [
             "invoke_workflow support",
             of_run,
             f"{of_run} > {CHAT}",
@@ -494,7 +431,9 @@ def test_a_hand_made_agent_an_agent_as_a_tool_and_a_tool_in_a_node(
     with clew.span("request"):
         asyncio.run(graph.ainvoke(ASKED))
     of_run = "invoke_workflow LangGraph > invoke_agent helper"
-    assert Counter(tree(captured_telemetry, captured_telemetry.span("request"))) == Counter(
+    assert Counter(
+        tree(captured_telemetry, captured_telemetry.span("request"), without=("POST", "reading"))
+    ) == Counter(
         [
             "invoke_workflow LangGraph",
             "invoke_workflow LangGraph > prepare",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from openai import AsyncOpenAI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -27,23 +25,20 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.usage import RequestUsage, UsageLimits
-from typer.testing import CliRunner
 
 import clew
 from clew.agents.registry import registry
-from clew.cli import agents as command
 from clew.demo.settings import STAND_IN_MODEL
 from clew.engine.state import state
-from clew.history import recorder as recording
 from clew.history.models import AgentTask, Handoff, LlmCall
 from clew.instrumentation import pydantic_ai as pydantic_ai_runs
-from clew.testing import CapturedSpan, CapturedTelemetry
+from clew.testing import CapturedTelemetry
 from tests import stand_in
+from tests.integration.agent_runs import CHAT, check_commands, check_records, rows, tree
 from tests.integration.job_history import History, own_history
 from tests.otlp_sink import OtlpSink
 
 TEXT = "The thread leads through the maze. 🧵"
-CHAT = f"chat {STAND_IN_MODEL}"
 
 
 @pytest.fixture(scope="module")
@@ -123,23 +118,6 @@ WHOLE = Counter(
 )
 
 
-def rows(history: History, model: Any) -> list[dict[str, Any]]:
-    written = recording._recorder
-    assert written is not None
-    assert written.flush(30)
-    when = "handed_at" if model is Handoff else "started_at"
-    return sorted((dict(row) for row in history.all(model)), key=lambda row: row[when])
-
-
-def tree(captured: CapturedTelemetry, root: CapturedSpan) -> list[str]:
-    """Return what is below a span, each name after those of what it is in; without HTTP requests and what is below those."""
-    found = []
-    for span in captured.spans:
-        if span.parent_id == root.span_id and not span.name.startswith("POST"):
-            found += [span.name, *(f"{span.name} > {name}" for name in tree(captured, span))]
-    return sorted(found)
-
-
 def check_telemetry(captured: CapturedTelemetry) -> None:
     assert Counter(tree(captured, captured.span("request"))) == WHOLE
     failed = captured.span("execute_tool broken")
@@ -153,47 +131,6 @@ def check_telemetry(captured: CapturedTelemetry) -> None:
     assert captured.metric("clew.tool.duration", gen_ai__tool__name="broken", error__type="ModelRetry").count == 1
     assert captured.metric("clew.agent.handoff.wait.duration", clew__handoff__source="Triage").count == 1
     assert "thread" not in str([(span.attributes, span.events) for span in captured.spans])
-
-
-def check_records(captured: CapturedTelemetry, history: History) -> None:
-    spans = {span.span_id: span for span in captured.spans}
-    tasks = {row["agent"]: row for row in rows(history, AgentTask) if row["agent"] != "app"}
-    handoffs = {row["target"]: row for row in rows(history, Handoff)}
-    assert list(tasks) == ["Triage", "processor", "exporter"]
-    assert {(row["status"], row["task_id"]) for row in tasks.values()} == {("completed", "conversation-1")}
-    assert {name: (row["source"], row["status"], row["mode"], row["depth"]) for name, row in handoffs.items()} == {
-        "processor": ("Triage", "completed", "return_to_caller", 1),
-        "exporter": ("processor", "completed", "return_to_caller", 2),
-    }
-    assert [tasks[name]["handoff_id"] for name in handoffs] == [row["id"] for row in handoffs.values()]
-    calls = rows(history, LlmCall)
-    assert Counter(row["agent"] for row in calls) == {"Triage": 2, "processor": 2, "exporter": 2}
-    assert {row["user_id"] for row in calls} == {"ada"}
-    assert all(row["input_tokens"] and row["output_tokens"] for row in calls), calls
-    for row, name in [
-        *((row, f"invoke_agent {agent}") for agent, row in tasks.items()),
-        *((row, f"execute_tool transfer_to_{target}") for target, row in handoffs.items()),
-        *((row, CHAT) for row in calls),
-    ]:
-        span = spans[row["span_id"]]
-        assert (span.name, span.trace_id) == (name, row["trace_id"])
-
-
-def say(*arguments: str) -> Any:
-    app = typer.Typer()
-    command.register(app)
-    app.command()(lambda: None)
-    done = CliRunner().invoke(app, ["agents", *arguments, "--json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.output)
-
-
-def check_commands() -> None:
-    assert {row["agent"] for row in say("list")["agents"]} == {"app", "Triage", "processor", "exporter"}
-    assert len(say("history", "--task", "conversation-1")["tasks"]) == 3
-    assert {row["target"] for row in say("handoffs")["handoffs"]} == {"processor", "exporter"}
-    edges = {(edge["source"], edge["target"]) for edge in say("graph")["edges"]}
-    assert edges == {("Triage", "processor"), ("processor", "exporter")}
 
 
 async def ask(agent: Agent[None, str], way: str) -> str:
@@ -226,7 +163,9 @@ def test_a_run_that_delegates_twice(
         assert clew.trace_id() == captured_telemetry.span("invoke_agent exporter").trace_id
     assert "word_count: 7" in said
     check_telemetry(captured_telemetry)
-    check_records(captured_telemetry, history)
+    check_records(
+        captured_telemetry, history, mode="return_to_caller", calls={"Triage": 2, "processor": 2, "exporter": 2}
+    )
     if "stream" in way:
         first = captured_telemetry.metric("gen_ai.client.operation.time_to_first_chunk")
         # Those who are asked within a tool do not stream
