@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-WORKERS = min(8, (os.cpu_count() or 1) + 1)
-"""How many processes run the tests."""
+WORKERS = min(8, os.cpu_count() or 1)
+"""How many processes run the tests: no more than there are cores, since some tests have deadlines."""
 
 CHECKS = (
     ("style: ruff check", [str(BIN / "ruff"), "check", "--quiet", "."], "make format mends most of it"),
@@ -55,7 +55,7 @@ def main() -> None:
             "install Go 1.26 or newer to run it.",
             flush=True,
         )
-    # Tests mostly wait for processes, so a few more than there are cores share a run; those of one file stay together.
+    # Several processes share a run; the tests of one file stay together.
     # Coverage is that of these processes only: measuring the hundreds that tests start would double the time of the run
     command = [
         sys.executable,
