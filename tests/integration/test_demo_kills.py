@@ -5,8 +5,10 @@ What a killed process had in memory is gone, its last spans too. So only their c
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import re
 import signal
 import threading
 import time
@@ -18,12 +20,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import nats
 import pytest
+from nats.js.errors import NotFoundError
 from redis import Redis
 
 from clew.demo.corpus import documentation
 from clew.demo.expectations import expected_edges
 from clew.demo.messages import DOCUMENTS, agent_stream
+from clew.demo.nats_streams import JETSTREAM, durable_name
 from clew.demo.records import records_of_trace
 from clew.demo.scenario import AcceptedDocument, submit
 from clew.demo.settings import AGENTS
@@ -43,17 +48,39 @@ KILL_WITHIN_S: Final = 60.0
 END_WITHIN_S: Final = 90.0
 IN_FLIGHT: Final = 5
 # Spans leave twice a second: so long after its end one may still have been in memory, on a busy machine
-UNSENT: Final = timedelta(seconds=3)
+UNSENT: Final = timedelta(seconds=5)
+TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Killed:
-    """What a process was at when it was killed: rows of tasks, and the traces of which it may have had spans in memory."""
+    """What a process was at when it was killed.
+
+    Attributes:
+        service: its name.
+        tasks: the rows of its tasks that had not ended.
+        traces: the traces of these.
+        unacknowledged: the traces of the messages that it had taken and not acknowledged.
+        documents: how many documents had been submitted.
+        sent: the traces that it was done with so long ago that no span of it was in memory.
+    """
 
     service: str
     tasks: frozenset[str]
+    traces: frozenset[str]
     unacknowledged: frozenset[str]
-    in_memory: frozenset[str]
+    documents: int
+    sent: frozenset[str]
+
+    def in_memory(self, documents: list[AcceptedDocument]) -> frozenset[str]:
+        """Return the traces of which it may have had spans and rows in memory: a row is written soon after its task begins.
+
+        Args:
+            documents: all that were submitted, in order.
+        """
+        # One more may have been accepted, and not be in the list yet
+        known = {document.trace_id for document in documents[: self.documents + 1]}
+        return frozenset(known - self.sent) | self.unacknowledged
 
 
 @dataclass(kw_only=True)
@@ -86,46 +113,63 @@ class KillableSystem:
     def _at(self, service: str, pid: int) -> Killed:
         running = self._running(service, pid)
         lately = datetime.now(UTC) - UNSENT
-        rows = self.history.all(AgentTask, agent=service, pid=pid)
-        unacknowledged = self._unacknowledged(service)
+        rows = self.history.all(AgentTask, agent=service)
+        at_hand = {row["trace_id"] for row in rows if row["finished_at"] is None or row["finished_at"] > lately}
         return Killed(
             service=service,
             tasks=frozenset(row["id"] for row in running),
-            unacknowledged=frozenset(unacknowledged),
-            in_memory=frozenset(
-                row["trace_id"] for row in rows if row["finished_at"] is None or row["finished_at"] > lately
-            )
-            | unacknowledged,
+            traces=frozenset(row["trace_id"] for row in running),
+            unacknowledged=frozenset(
+                trace_id for data in self._pending(service) for trace_id in TRACEPARENT.findall(data)
+            ),
+            documents=len(self.documents),
+            sent=frozenset({row["trace_id"] for row in rows} - at_hand),
         )
 
     def _running(self, service: str, pid: int) -> list[Mapping[str, Any]]:
         return self.history.all(AgentTask, agent=service, pid=pid, status="running")
 
-    def _unacknowledged(self, service: str) -> frozenset[str]:
-        """Return the traces of the messages that the service has taken and not acknowledged."""
-        stream = STREAMS[service]
-        with Redis.from_url(self.demo.addresses.queue_url) as client:
+    def _pending(self, service: str) -> list[str]:
+        """Return the messages that the service has taken and not acknowledged, as they went over the wire."""
+        stream, url = STREAMS[service], self.demo.addresses.queue_url
+        if url.startswith("nats"):
+            return asyncio.run(pending_in_nats(url, stream, service))
+        with Redis.from_url(url) as client:
             pending = client.xpending_range(stream, service, "-", "+", 100)
-            data = [
-                bytes(value)
+            return [
+                bytes(value).decode("latin-1")
                 for entry in pending
                 for _, values in client.xrange(stream, entry["message_id"], entry["message_id"])
                 for value in values.values()
             ]
-        return frozenset(
-            document.trace_id
-            for document in list(self.documents)
-            if any(document.trace_id.encode() in each for each in data)
-        )
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableSystem]:
-    """One demo with every agent apart, for all kills."""
-    folder = tmp_path_factory.mktemp("kills")
+async def pending_in_nats(url: str, stream: str, service: str) -> list[str]:
+    """Return the messages of a subject that a service has taken and not acknowledged: those are deleted."""
+    client = await nats.connect(url)
+    try:
+        jetstream = client.jetstream()
+        consumer = await jetstream.consumer_info(JETSTREAM, durable_name(stream, service))
+        assert consumer.ack_floor is not None
+        assert consumer.delivered is not None
+        found = []
+        for number in range(consumer.ack_floor.stream_seq + 1, consumer.delivered.stream_seq + 1):
+            with suppress(NotFoundError):
+                message = await jetstream.get_msg(JETSTREAM, number)
+                if message.subject == stream:
+                    found.append(str((message.headers or {}).get("traceparent")))
+        return found
+    finally:
+        await client.close()
+
+
+@pytest.fixture(params=["valkey", "nats"])
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KillableSystem]:
+    """A demo with every agent apart, for all kills."""
+    told = {"DEMO_AGENTS_APART": "all", "DEMO_REDELIVER_AFTER_S": "2", "DEMO_QUEUE": request.param}
     with (
-        running_demo(folder, DEMO_AGENTS_APART="all", DEMO_REDELIVER_AFTER_S="2") as demo,
-        History(f"sqlite:///{folder / 'history.db'}") as history,
+        running_demo(tmp_path, **told) as demo,
+        History(f"sqlite:///{tmp_path / 'history.db'}") as history,
     ):
         running = KillableSystem(demo=demo, history=history)
         try:
@@ -157,7 +201,7 @@ def orphans(system: KillableSystem, console: Console, killed: list[Killed]) -> l
     for edge in expected_edges(apart=AGENTS):
         if edge.relation == "parent":
             parents.setdefault((edge.target.service, edge.target.name), set()).add(edge.source.service)
-    dead = {(one.service, trace_id) for one in killed for trace_id in one.in_memory}
+    dead = {(one.service, trace_id) for one in killed for trace_id in one.in_memory(system.documents)}
     found = []
     for document in system.documents:
         spans = [span.seen for span in console.trace(document.trace_id)]
@@ -176,7 +220,7 @@ def orphans(system: KillableSystem, console: Console, killed: list[Killed]) -> l
 
 def unjoined(system: KillableSystem, console: Console, killed: list[Killed]) -> list[str]:
     """Return the records of all documents that have no span, but for those of what died unsent."""
-    dead = {(one.service, trace_id) for one in killed for trace_id in one.in_memory}
+    dead = {(one.service, trace_id) for one in killed for trace_id in one.in_memory(system.documents)}
     found = []
     for document in system.documents:
         spans = {span.seen.span_id: (span.seen.service, span.seen.name) for span in console.trace(document.trace_id)}
@@ -246,7 +290,7 @@ def told_lost(console: Console, traces: Iterable[str]) -> list[str]:
 
 
 def is_told(killed: Killed, console: Console) -> bool:
-    return set(told_lost(console, killed.in_memory)) >= killed.tasks
+    return set(told_lost(console, killed.traces)) >= killed.tasks
 
 
 def has_stopped(pid: int) -> bool:

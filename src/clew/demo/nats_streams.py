@@ -55,7 +55,7 @@ class NatsStreams(Streams):
         self._broker.subscriber(
             stream,
             stream=JStream(JETSTREAM, declare=False),
-            durable=_durable(stream, group),
+            durable=durable_name(stream, group),
             pull_sub=PullSub(),
             ack_policy=AckPolicy.ACK,
             max_workers=self._settings.workers,
@@ -72,7 +72,7 @@ class NatsStreams(Streams):
             await streams.add_consumer(
                 JETSTREAM,
                 ConsumerConfig(
-                    durable_name=_durable(stream, group),
+                    durable_name=durable_name(stream, group),
                     filter_subject=stream,
                     ack_wait=self._settings.redeliver_after_s,
                 ),
@@ -98,7 +98,13 @@ class NatsStreams(Streams):
         asyncio.run(put())
 
 
-def _durable(stream: str, group: str) -> str:
+def durable_name(stream: str, group: str) -> str:
+    """Return the name of the consumer of a group.
+
+    Args:
+        stream: what it takes from.
+        group: the consumers that share the work.
+    """
     # A dot parts the words of a subject, and no name may have one
     return f"{group}-{stream.replace('.', '-')}"
 
