@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -23,6 +24,9 @@ TYPES: Final = {"processor": "summarisation", "topicizer": "topicization", "expo
 
 TEMPORARY: Final = (APIConnectionError, InternalServerError, RateLimitError, QueueAwayError, OSError)
 """Errors that are gone when whoever is away has come back, so that work goes back to its queue."""
+
+_KNOWN_TOPICS: Final = 10
+_KNOWN_FOR_S: Final = 5.0
 
 log = clew.get_logger("clew.demo.agents")
 documents_finished = clew.counter(
@@ -62,6 +66,8 @@ class Agents:
         self._library = library
         self._model = model
         self._settings = settings
+        self._known_topics: tuple[str, ...] = ()
+        self._known_until_s = 0.0
         self._work: dict[str, Callable[[AgentWork], Awaitable[None]]] = {
             "processor": self._process,
             "topicizer": self._topicize,
@@ -114,24 +120,40 @@ class Agents:
     async def _process(self, work: AgentWork) -> None:
         document = await self._library.required_document(work.id)
         await self._library.mark(work.id, "processing")
-        with clew.span("split sentences") as span:
-            count = len(sentences(document.text))
-            span.set("demo.sentences", count)
-        await self._library.save_summary(work.id, await self._model.summarise(document.text))
+        async with clew.document_processed("text", document_id=work.id, size_bytes=document.size_bytes):
+            with clew.span("split sentences") as span:
+                count = len(sentences(document.text))
+                span.set("demo.sentences", count)
+            await self._library.save_summary(work.id, await self._model.summarise(document.text))
         log.info("document.summarised", document_id=work.id, sentences=count)
         await self.hand_over("topicizer", work)
 
     async def _topicize(self, work: AgentWork) -> None:
         document = await self._library.required_document(work.id)
-        topics = await self._model.topics(document.text)
-        await self._library.save_topics(work.id, topics)
+        topics = await self._model.topics(document.text, known=await self._names_in_use())
+        async with clew.memory_operation("write", "topics", items=len(topics)):
+            await self._library.save_topics(work.id, topics)
         topics_found.add(len(topics))
         log.info("document.topics", document_id=work.id, topics=[topic.name for topic in topics])
         await self.hand_over("exporter", work)
 
+    async def _names_in_use(self) -> tuple[str, ...]:
+        """Return the topics that most documents have, so that the same thing gets the same name."""
+        with clew.cache("topics in use") as look:
+            if time.monotonic() < self._known_until_s:
+                look.hit()
+                return self._known_topics
+            look.miss()
+        async with clew.retrieval("topics", top_k=_KNOWN_TOPICS) as search:
+            self._known_topics = tuple(topic.name for topic in await self._library.top_topics(_KNOWN_TOPICS))
+            search.documents(len(self._known_topics))
+        self._known_until_s = time.monotonic() + _KNOWN_FOR_S
+        return self._known_topics
+
     async def _export(self, work: AgentWork) -> None:
         if work.subject == "export":
-            await self._write_export(work.id)
+            async with clew.tool_call("write_export") as tool:
+                tool.result(await self._write_export(work.id))
             return
         document = await self._library.required_document(work.id)
         await self._library.mark(work.id, "ready")
@@ -140,7 +162,7 @@ class Agents:
         log.info("document.ready", document_id=work.id, topics=len(document.topics))
         await self._streams.publish(DocumentReady(document_id=work.id), messages.DOCUMENTS_READY)
 
-    async def _write_export(self, export_id: str) -> None:
+    async def _write_export(self, export_id: str) -> dict[str, int]:
         target = self._settings.export_file(export_id)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(".part")
@@ -156,7 +178,9 @@ class Agents:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
         await self._library.finish_export(export_id, documents=count)
-        log.info("export.done", export_id=export_id, documents=count, size_bytes=target.stat().st_size)
+        written = {"documents": count, "size_bytes": target.stat().st_size}
+        log.info("export.done", export_id=export_id, **written)
+        return written
 
 
 def _line(document: Document) -> dict[str, Any]:

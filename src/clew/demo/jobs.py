@@ -80,6 +80,12 @@ async def export_documents(export_id: str) -> None:
         await resources.streams.publish(crossing, messages.agent_stream("exporter"))
 
 
+@clew.agent("digester", type="summarisation")
+async def write_digest(summaries: list[str]) -> str:
+    """Sum up summaries."""
+    return await _given().model.summarise("\n\n".join(summaries), most=_DIGEST_SENTENCES)
+
+
 async def digest() -> None:
     """Sum up what was read since the last digest, if anything was."""
     resources = _given()
@@ -88,7 +94,7 @@ async def digest() -> None:
     summaries = await resources.library.summaries_since(since)
     if not summaries:
         return
-    text = await resources.model.summarise("\n\n".join(summaries), most=_DIGEST_SENTENCES)
+    text = await write_digest(summaries)
     topics = await resources.library.top_topics(_DIGEST_TOPICS, since=since)
     await resources.library.publish_digest(text, documents=len(summaries), at=at)
     log.info("digest.published", documents=len(summaries), topics=[topic.name for topic in topics])
@@ -107,13 +113,13 @@ async def health_check() -> None:
         resources.streams.name: queue,
     }
     for name, url in resources.probe_urls.items():
-        probes[name] = _http_probe(url)
+        probes[name] = _http_probe(name, url)
     for name, probe in probes.items():
         try:
             await asyncio.wait_for(probe(), _PROBE_TIMEOUT_S)
         except Exception as error:
             is_up.set(0, dependency=name)
-            log.warning("dependency.down", dependency=name, error=str(error) or type(error).__name__)
+            clew.error("dependency_down", component=name, reason=str(error) or type(error).__name__)
         else:
             is_up.set(1, dependency=name)
 
@@ -127,17 +133,20 @@ async def cleanup() -> None:
     log.info("cleanup.done", exports=len(gone))
 
 
-def _http_probe(url: str) -> Callable[[], Awaitable[None]]:
-    def ask() -> None:
+def _http_probe(name: str, url: str) -> Callable[[], Awaitable[None]]:
+    def ask() -> int:
         try:
             with urlopen(url, timeout=_PROBE_TIMEOUT_S) as answer:  # noqa: S310 - an address from our own settings
-                answer.read(1)
+                return int(answer.status)
         except HTTPError as error:
             # One that wants a key answers, too
             if error.code >= 500:
                 raise
+            return error.code
 
     async def probe() -> None:
-        await asyncio.to_thread(ask)
+        async with clew.external_call(name, "probe") as call:
+            code = await asyncio.to_thread(ask)
+            call.status(code if code < 400 else "answered")
 
     return probe

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from openai import AsyncOpenAI, OpenAIError
 from pydantic import BaseModel, ValidationError
 
 import clew
-from clew.demo.settings import DemoError, DemoSettings
+from clew.demo.settings import STAND_IN_MODEL, DemoError, DemoSettings
 from clew.demo.topics import Topic
 
 _SUMMARISE: Final = "Summarise the text that follows in at most {most} sentences. Answer with the summary alone."
@@ -18,6 +19,7 @@ _TOPICS: Final = (
     "Name at most {most} topics of the text that follows, the weightiest first, in the words of the text. Answer with JSON "
     'alone: {{"topics": [{{"name": "...", "weight": 1.0}}]}}, each weight above 0 and at most 1.'
 )
+_IN_USE: Final = " Of these names, use those that fit: {names}."
 _FENCE: Final = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
 # Together less than DEMO_REDELIVER_AFTER_S, after which another consumer would begin the same work
 _TIMEOUT_S: Final = 25.0
@@ -46,6 +48,9 @@ class LanguageModel:
         except OpenAIError as error:
             raise DemoError(f"OPENAI_API_KEY: {error}") from error
         self._client: AsyncOpenAI = clew.instrument(client)
+        # What the stand-in does would cost about this at a provider's small model
+        clew.llm_prices({STAND_IN_MODEL: {"input": 0.15, "output": 0.6}})
+        clew.llm_budget("demo", usd=settings.budget_usd)
 
     @property
     def base_url(self) -> str:
@@ -68,19 +73,21 @@ class LanguageModel:
         parts = [choice.delta.content or "" async for chunk in stream for choice in chunk.choices]
         return "".join(parts).strip()
 
-    async def topics(self, text: str) -> list[Topic]:
+    async def topics(self, text: str, *, known: Sequence[str] = ()) -> list[Topic]:
         """Return the topics of a text, the weightiest first.
 
         Args:
             text: what it is about.
+            known: names that are in use.
 
         Raises:
             DemoError: the model answered something else.
         """
         most = self._settings.topics_per_document
+        instructions = _TOPICS.format(most=most) + (_IN_USE.format(names=", ".join(known)) if known else "")
         completion = await self._client.chat.completions.create(
             model=self._settings.model,
-            messages=[{"role": "system", "content": _TOPICS.format(most=most)}, {"role": "user", "content": text}],
+            messages=[{"role": "system", "content": instructions}, {"role": "user", "content": text}],
             response_format={"type": "json_object"},
         )
         content = completion.choices[0].message.content or ""

@@ -98,6 +98,7 @@ class DemoSettings(BaseSettings):
     model: str = Field(default=STAND_IN_MODEL, min_length=1)
     max_document_bytes: int = Field(default=256 * 1024, ge=1)
     topics_per_document: int = Field(default=8, ge=1, le=50)
+    budget_usd: float = Field(default=0.05, gt=0)
     workers: int = Field(default=4, ge=1, le=64)
 
     # When things are done
