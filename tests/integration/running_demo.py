@@ -13,7 +13,6 @@ from typing import Final
 import pytest
 
 from clew.demo.processes import ManagedProcess
-from clew.demo.settings import READY_FD_VARIABLE
 from clew.demo.system import DemoSystem, Wishes
 
 _FOREIGN: Final = ("OTEL_", "CLEW_", "DEMO_", "VALKEY_", "NATS_", "OPENAI_")
@@ -52,8 +51,6 @@ class Replacements:
         environment = dict(
             line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line
         )
-        # A pipe of the one that is killed: for the other the number is that of some file
-        environment.pop(READY_FD_VARIABLE, None)
         os.kill(pid, SIGKILL)
         member.process.wait()
         with member.log_path.open("ab") as log:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -55,9 +56,11 @@ def announce_ready() -> None:
     clew.get_logger("clew.demo.service").info("service.ready", pid=os.getpid())
     number = os.environ.pop(READY_FD_VARIABLE, "")
     if number.isdecimal():
+        # Whoever starts a service by hand with a copied environment has some file of its own under this number
         with contextlib.suppress(OSError):
-            os.write(int(number), b"ready\n")
-            os.close(int(number))
+            if stat.S_ISFIFO(os.fstat(int(number)).st_mode):
+                os.write(int(number), b"ready\n")
+                os.close(int(number))
 
 
 async def serve_http(app: ASGIApp, *, host: str, port: int, stop: asyncio.Event) -> None:
