@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -16,8 +20,24 @@ from clew.history import recorder as recording
 from clew.history.models import AgentTask, Handoff, LlmCall
 from clew.testing import CapturedSpan, CapturedTelemetry
 from tests.integration.job_history import History
+from tests.otlp_sink import OtlpSink
 
 CHAT: Final = f"chat {STAND_IN_MODEL}"
+
+# Below what a framework's test has it answer with
+_SERVICE: Final = """
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+app = FastAPI()
+
+@app.get("/ask")
+async def ask():
+    return await answer()
+
+with TestClient(app) as client:
+    print(client.get("/ask").json())
+"""
 
 
 def rows(history: History, model: Any) -> list[dict[str, Any]]:
@@ -70,13 +90,78 @@ def check_records(captured: CapturedTelemetry, history: History, *, mode: str, c
         assert (span.name, span.trace_id) == (name, row["trace_id"])
 
 
+def check_concurrent_runs(captured: CapturedTelemetry, history: History, *, runs: int) -> None:
+    """See that each of the runs, which went on at once, had tasks and handoffs of its own.
+
+    Args:
+        captured: the spans.
+        history: the records.
+        runs: how many there were.
+    """
+    assert Counter(row["status"] for row in rows(history, Handoff)) == {"completed": 2 * runs}
+    tasks = rows(history, AgentTask)
+    assert Counter(row["agent"] for row in tasks) == {"Triage": runs, "processor": runs, "exporter": runs}
+    parents = {span.span_id: span.parent_id for span in captured.spans}
+    handed = {row["id"]: row["span_id"] for row in rows(history, Handoff)}
+    for row in tasks:
+        if row["agent"] != "Triage":
+            assert parents[row["span_id"]] == handed[row["handoff_id"]]
+
+
+def clew_run(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that has no line of clew's."""
+    known = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("clew")), "run", sys.executable, str(script), *arguments],
+        env={**known, **environment},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def check_service(
+    source: str, sink: OtlpSink, url: str, folder: Path, *, calls: int, transfers: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """See that a service without a line of clew's is traced and recorded: in a request an agent hands to ``helper``, which answers.
+
+    Args:
+        source: makes the agents, and ``answer``, which asks them for the answer to "The thread leads on."
+        sink: where its telemetry goes.
+        url: of the model.
+        folder: for the program and its history.
+        calls: how many LLM calls there are.
+        transfers: how many spans of a handoff or a tool of that name.
+    """
+    script = folder / "service.py"
+    script.write_text(source + _SERVICE)
+    database = {"CLEW_DATABASE_URL": f"sqlite:///{folder / 'history.db'}", "CLEW_DATABASE_AUTO_UPGRADE": "true"}
+    done = clew_run(script, url, STAND_IN_MODEL, **sink.environment, **database)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.partition("\n")[0] == "The thread leads on."
+    helper = sink.wait_for_span("invoke_agent helper")
+    request = sink.wait_for_span("GET /ask")
+    assert request.trace_id == helper.trace_id
+    names = Counter(span.name for span in sink.spans if span.trace_id == helper.trace_id)
+    assert (names[CHAT], names["execute_tool transfer_to_helper"]) == (calls, transfers)
+    with History(database["CLEW_DATABASE_URL"]) as history:
+        assert [row["status"] for row in history.all(Handoff)] == ["completed"]
+        assert len(history.all(LlmCall)) == calls
+    return done
+
+
 def check_commands() -> None:
     """See that ``clew agents`` shows the run."""
     assert {row["agent"] for row in _say("list")["agents"]} == {"app", "Triage", "processor", "exporter"}
     assert len(_say("history", "--task", "conversation-1")["tasks"]) == 3
     assert {row["target"] for row in _say("handoffs")["handoffs"]} == {"processor", "exporter"}
-    edges = {(edge["source"], edge["target"]) for edge in _say("graph")["edges"]}
-    assert edges == {("Triage", "processor"), ("processor", "exporter")}
+    assert edges() == {("Triage", "processor"), ("processor", "exporter")}
+
+
+def edges() -> set[tuple[str, str]]:
+    """Return who handed to whom, as ``clew agents graph`` shows it."""
+    return {(edge["source"], edge["target"]) for edge in _say("graph")["edges"]}
 
 
 def _say(*arguments: str) -> Any:

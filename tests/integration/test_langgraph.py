@@ -3,106 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import openai
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import InjectedToolCallId, tool
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.prebuilt import InjectedState, ToolNode, create_react_agent, tools_condition
+from langgraph.prebuilt import ToolNode, create_react_agent, tools_condition
 from langgraph.types import Command, interrupt
 
 import clew
-from clew.agents.registry import registry
-from clew.demo.settings import STAND_IN_MODEL
 from clew.engine.state import state
 from clew.history.models import AgentTask, Handoff, LlmCall
 from clew.testing import CapturedTelemetry
-from tests import stand_in
-from tests.integration.agent_runs import CHAT, check_commands, check_records, rows, tree
-from tests.integration.job_history import History, own_history
+from tests.integration.agent_runs import (
+    CHAT,
+    check_commands,
+    check_concurrent_runs,
+    check_records,
+    check_service,
+    rows,
+    tree,
+)
+from tests.integration.job_history import History
+from tests.integration.langgraph_runs import (
+    ASKED,
+    CONVERSATION,
+    TEXT,
+    broken,
+    make_model,
+    slow_count,
+    transfer,
+    word_count,
+)
 from tests.otlp_sink import OtlpSink
 
 pytestmark = pytest.mark.filterwarnings("ignore::langgraph.warnings.LangGraphDeprecatedSinceV10")
 
-TEXT = "The thread leads through the maze. 🧵"
-ASKED: Any = {"messages": [("user", TEXT)]}
-CONVERSATION: Any = {"configurable": {"thread_id": "conversation-1"}}
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with stand_in.served() as served:
-        yield served
-
 
 @pytest.fixture
-def history(
-    database_url: str, captured_telemetry: CapturedTelemetry, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[History]:
-    monkeypatch.setattr(registry, "_known", {})
-    with own_history(database_url, monkeypatch, heartbeat_s=0.2) as opened:
-        yield opened
-
-
-@pytest.fixture
-def model(url: str, captured_telemetry: CapturedTelemetry) -> ChatOpenAI:
+def model(stand_in_url: str, captured_telemetry: CapturedTelemetry) -> ChatOpenAI:
     """A fresh model for each test, each of which has an event loop of its own."""
-    return make_model(url)
-
-
-def make_model(url: str, **more: Any) -> ChatOpenAI:
-    # LangChain shares one HTTP client among models, and that one belongs to the first loop
-    own = openai.DefaultAsyncHttpxClient()
-    given: Any = {"base_url": url, "api_key": "none", "http_async_client": own, "stream_usage": True, "max_retries": 1}
-    return ChatOpenAI(model=STAND_IN_MODEL, **given, **more)
-
-
-@tool
-def word_count(text: str) -> int:
-    """Count the words of a text."""
-    with clew.span("counting"):
-        return len(text.split())
-
-
-@tool
-async def slow_count(text: str) -> int:
-    """Count the words of a text."""
-    with clew.span("counting"):
-        await asyncio.sleep(0)
-        return len(text.split())
-
-
-@tool
-def broken(text: str) -> str:
-    """Fail."""
-    raise OSError("disk full")
-
-
-def transfer(target: str) -> Any:
-    """Return a handoff tool, as LangGraph's documentation has it."""
-
-    @tool(f"transfer_to_{target}")
-    def pass_control(state: Annotated[Any, InjectedState], call_id: Annotated[str, InjectedToolCallId]) -> Any:
-        """Transfer."""
-        answered = ToolMessage("Transferred.", tool_call_id=call_id, name=f"transfer_to_{target}")
-        messages = [*state["messages"], answered]
-        return Command(goto=target, update={"messages": messages}, graph=Command.PARENT)
-
-    return pass_control
+    return make_model(stand_in_url)
 
 
 def chain(model: Any, **compiled: Any) -> Any:
@@ -211,7 +163,7 @@ def astream(graph: Any) -> Any:
 
 @pytest.mark.parametrize("way", [invoke, ainvoke, stream, astream], ids=lambda way: way.__name__)
 def test_a_run_over_two_handoffs(
-    history: History, captured_telemetry: CapturedTelemetry, model: ChatOpenAI, way: Callable[[Any], Any]
+    agent_history: History, captured_telemetry: CapturedTelemetry, model: ChatOpenAI, way: Callable[[Any], Any]
 ) -> None:
     graph = chain(model)
     # A user of the app is a user of the calls
@@ -222,7 +174,9 @@ def test_a_run_over_two_handoffs(
     assert {span.parent_id for span in reading} <= {request.span_id}
     assert bool(reading) == ("stream" in way.__name__)
     check_telemetry(captured_telemetry)
-    check_records(captured_telemetry, history, mode="pass_control", calls={"Triage": 1, "processor": 2, "exporter": 2})
+    check_records(
+        captured_telemetry, agent_history, mode="pass_control", calls={"Triage": 1, "processor": 2, "exporter": 2}
+    )
     if reading:
         assert captured_telemetry.metric("gen_ai.client.operation.time_to_first_chunk").count == 5
     if way is invoke:
@@ -230,7 +184,7 @@ def test_a_run_over_two_handoffs(
 
 
 def test_concurrent_runs_keep_to_their_own(
-    history: History, captured_telemetry: CapturedTelemetry, model: ChatOpenAI
+    agent_history: History, captured_telemetry: CapturedTelemetry, model: ChatOpenAI
 ) -> None:
     graph = chain(model)
 
@@ -257,14 +211,7 @@ def test_concurrent_runs_keep_to_their_own(
         assert correlation == f"run-{request.attributes['number']}"
     both = Counter(tree(captured_telemetry, captured_telemetry.span("together"), without=("POST", "reading")))
     assert both == Counter({name: 2 * number for name, number in WHOLE.items()})
-    assert Counter(row["status"] for row in rows(history, Handoff)) == {"completed": 40}
-    tasks = rows(history, AgentTask)
-    assert Counter(row["agent"] for row in tasks) == {"Triage": 20, "processor": 20, "exporter": 20}
-    parents = {span.span_id: span.parent_id for span in spans}
-    handed = {row["id"]: row["span_id"] for row in rows(history, Handoff)}
-    for row in tasks:
-        if row["agent"] != "Triage":
-            assert parents[row["span_id"]] == handed[row["handoff_id"]]
+    check_concurrent_runs(captured_telemetry, agent_history, runs=20)
 
 
 def test_threads_run_graphs_at_once(captured_telemetry: CapturedTelemetry, model: ChatOpenAI) -> None:
@@ -325,15 +272,17 @@ async def go_wrong(url: str, model: ChatOpenAI) -> None:
         await create_react_agent(model, [slow_count], name="well").ainvoke(ASKED)
 
 
-def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry, model: ChatOpenAI, url: str) -> None:
+def test_what_goes_wrong(
+    agent_history: History, captured_telemetry: CapturedTelemetry, model: ChatOpenAI, stand_in_url: str
+) -> None:
     clew.instrument(create_react_agent(model, []))
 
     async def main() -> None:
         with clew.span("request"):
-            await go_wrong(url, model)
+            await go_wrong(stand_in_url, model)
 
     asyncio.run(main())
-    found = {(row["agent"], row["status"], row["error_type"]) for row in rows(history, AgentTask)}
+    found = {(row["agent"], row["status"], row["error_type"]) for row in rows(agent_history, AgentTask)}
     assert found >= {
         # LangChain's own kind of it
         ("refused", "failed", "OpenAIRateLimitError"),
@@ -342,8 +291,9 @@ def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry
         ("sleeper", "cancelled", "cancelled"),
         ("well", "completed", None),
     }
-    assert Counter(row["agent"] for row in rows(history, AgentTask))["left"] == 2
-    calls = rows(history, LlmCall)
+    left = [(row["status"], row["error_type"]) for row in rows(agent_history, AgentTask) if row["agent"] == "left"]
+    assert left == [("cancelled", "cancelled")] * 2
+    calls = rows(agent_history, LlmCall)
     assert (calls[0]["status"], calls[0]["error_type"], calls[0]["retries"]) == ("failed", "RateLimitError", 1)
     # Nothing is left open, and nothing stays current
     request = captured_telemetry.span("request")
@@ -361,6 +311,33 @@ def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry
     assert captured_telemetry.span("execute_tool sleep").attributes["error.type"] == "cancelled"
     assert captured_telemetry.span("invoke_workflow outer").attributes["error.type"] == "OSError"
     assert TEXT not in str([(span.attributes, span.events) for span in captured_telemetry.spans])
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_a_workflow_whose_stream_its_reader_leaves_is_cancelled(
+    agent_history: History, captured_telemetry: CapturedTelemetry, model: ChatOpenAI, way: str
+) -> None:
+    graph = chain(model)
+    asked: Any = {"stream_mode": "messages", "subgraphs": True}
+
+    async def leave() -> None:
+        async for _ in graph.astream(ASKED, CONVERSATION, **asked):
+            break
+
+    with clew.span("request"):
+        if way == "astream":
+            asyncio.run(leave())
+        else:
+            for _ in graph.stream(ASKED, CONVERSATION, **asked):
+                break
+    workflow = captured_telemetry.span(WORKFLOW)
+    assert (workflow.status, workflow.attributes["error.type"]) == ("unset", "cancelled")
+    # A loop cancels the node that is at work; a thread goes on to the node's end
+    (task,) = rows(agent_history, AgentTask)
+    assert (task["agent"], task["status"]) == ("Triage", "cancelled" if way == "astream" else "completed")
+    assert rows(agent_history, Handoff) == []
+    known = {span.span_id for span in captured_telemetry.spans}
+    assert all(span.parent_id in known for span in captured_telemetry.spans if span.parent_id)
 
 
 def test_an_interrupted_run_is_no_error_and_goes_on_as_another_one(
@@ -453,13 +430,13 @@ def test_a_hand_made_agent_an_agent_as_a_tool_and_a_tool_in_a_node(
 
 
 def test_a_model_that_no_client_of_openai_asks_is_recorded_by_what_langchain_says(
-    history: History, captured_telemetry: CapturedTelemetry
+    agent_history: History, captured_telemetry: CapturedTelemetry
 ) -> None:
     usage: Any = {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}
     parrot = GenericFakeChatModel(messages=iter([AIMessage("hello", usage_metadata=usage)]))
     agent = clew.instrument(create_react_agent(parrot, [], name="parrot"))
     agent.invoke(ASKED)
-    (call,) = rows(history, LlmCall)
+    (call,) = rows(agent_history, LlmCall)
     assert (call["agent"], call["input_tokens"], call["output_tokens"], call["prompt"]) == ("parrot", 5, 3, None)
     (span,) = [span for span in captured_telemetry.spans if span.name.startswith("chat")]
     assert span.parent_id == captured_telemetry.span("invoke_agent parrot").span_id
@@ -488,8 +465,6 @@ def test_what_is_outside_of_graphs_is_left_alone(captured_telemetry: CapturedTel
 
 SERVICE = """
 import sys
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
@@ -509,36 +484,10 @@ builder.add_node("triage", triage, destinations=("helper",))
 builder.add_node("helper", create_react_agent(model, [], prompt="Answer.", name="helper"))
 builder.add_edge(START, "triage")
 graph = builder.compile(name="support")
-app = FastAPI()
-
-@app.get("/ask")
-async def ask():
+async def answer():
     return (await graph.ainvoke({"messages": [("user", "The thread leads on.")]}))["messages"][-1].content
-
-with TestClient(app) as client:
-    print(client.get("/ask").json())
 """
 
 
-def test_no_code_is_needed(otlp_sink: OtlpSink, url: str, tmp_path: Path) -> None:
-    script = tmp_path / "service.py"
-    script.write_text(SERVICE)
-    database = {"CLEW_DATABASE_URL": f"sqlite:///{tmp_path / 'history.db'}", "CLEW_DATABASE_AUTO_UPGRADE": "true"}
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("clew")), "run", sys.executable, str(script), url, STAND_IN_MODEL],
-        env={**os.environ, **otlp_sink.environment, **database},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "The thread leads on."
-    helper = otlp_sink.wait_for_span("invoke_agent helper")
-    request = otlp_sink.wait_for_span("GET /ask")
-    assert request.trace_id == helper.trace_id
-    names = Counter(span.name for span in otlp_sink.spans if span.trace_id == helper.trace_id)
-    assert names[CHAT] == 2
-    with History(database["CLEW_DATABASE_URL"]) as history:
-        assert [row["status"] for row in history.all(Handoff)] == ["completed"]
-        assert len(history.all(LlmCall)) == 2
+def test_no_code_is_needed(otlp_sink: OtlpSink, stand_in_url: str, tmp_path: Path) -> None:
+    check_service(SERVICE, otlp_sink, stand_in_url, tmp_path, calls=2, transfers=2)

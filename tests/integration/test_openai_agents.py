@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,43 +19,35 @@ from openai import AsyncOpenAI
 from openai.types.responses import ResponseOutputMessage
 
 import clew
-from clew.agents.registry import registry
 from clew.demo.settings import STAND_IN_MODEL
 from clew.engine.state import state
 from clew.history.models import AgentTask, Handoff, LlmCall
 from clew.testing import CapturedTelemetry
-from tests import stand_in
-from tests.integration.agent_runs import CHAT, check_commands, check_records, rows, tree
-from tests.integration.job_history import History, own_history
+from tests.integration.agent_runs import (
+    CHAT,
+    check_commands,
+    check_concurrent_runs,
+    check_records,
+    check_service,
+    clew_run,
+    rows,
+    tree,
+)
+from tests.integration.job_history import History
 from tests.otlp_sink import OtlpSink
 
 TEXT = "The thread leads through the maze. 🧵"
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with stand_in.served() as served:
-        yield served
-
-
-@pytest.fixture
-def history(
-    database_url: str, captured_telemetry: CapturedTelemetry, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[History]:
-    monkeypatch.setattr(registry, "_known", {})
-    with own_history(database_url, monkeypatch, heartbeat_s=0.2) as opened:
-        yield opened
-
-
 @pytest.fixture(autouse=True)
-def client(url: str, captured_telemetry: CapturedTelemetry, monkeypatch: pytest.MonkeyPatch) -> None:
+def client(stand_in_url: str, captured_telemetry: CapturedTelemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fresh client for each test, each of which has an event loop of its own. Nothing goes to OpenAI."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     clew.instrument(Agent(name="any"))
     # An app may do this at any time: clew stays
     agents.set_trace_processors([])
-    made = AsyncOpenAI(base_url=url, api_key="none", max_retries=1)
+    made = AsyncOpenAI(base_url=stand_in_url, api_key="none", max_retries=1)
     agents.set_default_openai_client(made, use_for_tracing=False)
 
 
@@ -130,7 +119,7 @@ def check_telemetry(captured: CapturedTelemetry) -> None:
 
 
 @pytest.mark.parametrize("way", ["run", "run_sync", "run_streamed"])
-def test_a_run_over_two_handoffs(history: History, captured_telemetry: CapturedTelemetry, way: str) -> None:
+def test_a_run_over_two_handoffs(agent_history: History, captured_telemetry: CapturedTelemetry, way: str) -> None:
     config = RunConfig(group_id="conversation-1")
 
     async def ask() -> str:
@@ -148,12 +137,14 @@ def test_a_run_over_two_handoffs(history: History, captured_telemetry: CapturedT
         assert clew.trace_id() == captured_telemetry.span("invoke_agent exporter").trace_id
     assert "word_count: 7" in said
     check_telemetry(captured_telemetry)
-    check_records(captured_telemetry, history, mode="pass_control", calls={"Triage": 1, "processor": 2, "exporter": 2})
+    check_records(
+        captured_telemetry, agent_history, mode="pass_control", calls={"Triage": 1, "processor": 2, "exporter": 2}
+    )
     if way == "run":
         check_commands()
 
 
-def test_concurrent_runs_keep_to_their_own(history: History, captured_telemetry: CapturedTelemetry) -> None:
+def test_concurrent_runs_keep_to_their_own(agent_history: History, captured_telemetry: CapturedTelemetry) -> None:
     async def one(number: int) -> None:
         with clew.correlation(f"run-{number}"), clew.span("request", number=number):
             if number % 2:
@@ -184,14 +175,7 @@ def test_concurrent_runs_keep_to_their_own(history: History, captured_telemetry:
             for name, number in WHOLE.items()
         }
     )
-    assert Counter(row["status"] for row in rows(history, Handoff)) == {"completed": 40}
-    tasks = rows(history, AgentTask)
-    assert Counter(row["agent"] for row in tasks) == {"Triage": 20, "processor": 20, "exporter": 20}
-    parents = {span.span_id: span.parent_id for span in spans}
-    handed = {row["id"]: row["span_id"] for row in rows(history, Handoff)}
-    for row in tasks:
-        if row["agent"] != "Triage":
-            assert parents[row["span_id"]] == handed[row["handoff_id"]]
+    check_concurrent_runs(captured_telemetry, agent_history, runs=20)
 
 
 async def go_wrong() -> None:
@@ -240,17 +224,17 @@ async def go_wrong() -> None:
         await Runner.run(Agent(name="well", model=STAND_IN_MODEL), TEXT)
 
 
-def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry) -> None:
+def test_what_goes_wrong(agent_history: History, captured_telemetry: CapturedTelemetry) -> None:
     asyncio.run(go_wrong())
-    found = [(row["agent"], row["status"], row["error_type"]) for row in rows(history, AgentTask)]
+    found = [(row["agent"], row["status"], row["error_type"]) for row in rows(agent_history, AgentTask)]
     assert ("refused", "failed", "RateLimitError") in found
     assert ("sleeper", "cancelled", "cancelled") in found
     assert ("well", "completed", None) in found
     assert Counter(row[:2] for row in found if row[2] == "MaxTurnsExceeded") == {("processor", "failed"): 2}
-    calls = rows(history, LlmCall)
+    calls = rows(agent_history, LlmCall)
     assert (calls[0]["status"], calls[0]["error_type"], calls[0]["retries"]) == ("failed", "RateLimitError", 1)
-    assert Counter(row["status"] for row in rows(history, Handoff)) == {"failed": 3}
-    (refused,) = [row for row in rows(history, Handoff) if row["source"] == "careless"]
+    assert Counter(row["status"] for row in rows(agent_history, Handoff)) == {"failed": 3}
+    (refused,) = [row for row in rows(agent_history, Handoff) if row["source"] == "careless"]
     assert (refused["error_type"], refused["error_message"]) == ("PermissionError", "not this one")
     assert ("careless", "failed", "PermissionError") in found
     assert ("left", "cancelled", "cancelled") in found
@@ -267,6 +251,31 @@ def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry
         # The SDK ends a streamed run of too many turns as any other: its agent has failed
         None: 2,
     }
+
+
+@pytest.mark.parametrize(("way", "status"), [("cancel", "cancelled"), ("leave", "completed"), ("end", "cancelled")])
+def test_how_a_run_ends_whose_stream_is_left(
+    agent_history: History, captured_telemetry: CapturedTelemetry, way: str, status: str
+) -> None:
+    counter = Agent[Any](name="counter", instructions="Use word_count.", tools=[word_count], model=STAND_IN_MODEL)
+
+    async def main() -> None:
+        streamed = Runner.run_streamed(counter, TEXT)
+        async for event in streamed.stream_events():
+            if event.type == "raw_response_event":
+                break
+        if way == "cancel":
+            streamed.cancel()
+        if way != "end":
+            # Who only leaves the stream leaves the run to itself, and the SDK goes on with it
+            assert streamed.run_loop_task is not None
+            await asyncio.wait([streamed.run_loop_task], timeout=30)
+
+    asyncio.run(main())
+    (task,) = rows(agent_history, AgentTask)
+    assert (task["agent"], task["status"]) == ("counter", status)
+    workflow = captured_telemetry.span("invoke_workflow Agent workflow")
+    assert workflow.attributes.get("error.type") == (None if status == "completed" else status)
 
 
 def test_guardrails_nested_agents_custom_spans_and_chat_completions(captured_telemetry: CapturedTelemetry) -> None:
@@ -370,10 +379,10 @@ class Parrot(Model):
 
 
 def test_a_model_that_no_client_of_openai_asks_is_recorded_by_what_the_sdk_says(
-    history: History, captured_telemetry: CapturedTelemetry
+    agent_history: History, captured_telemetry: CapturedTelemetry
 ) -> None:
     asyncio.run(Runner.run(Agent(name="parrot", model=Parrot()), TEXT))
-    (call,) = rows(history, LlmCall)
+    (call,) = rows(agent_history, LlmCall)
     assert (call["provider"], call["model"], call["agent"]) == ("parrots", "grey-1", "parrot")
     assert (call["input_tokens"], call["output_tokens"], call["prompt"]) == (5, 3, None)
     assert captured_telemetry.span("chat grey-1").parent_id == captured_telemetry.span("invoke_agent parrot").span_id
@@ -390,10 +399,10 @@ def test_content_where_it_is_asked_for(captured_telemetry: CapturedTelemetry, mo
 
 
 def test_a_client_of_the_app_is_left_alone(
-    captured_telemetry: CapturedTelemetry, url: str, caplog: pytest.LogCaptureFixture
+    captured_telemetry: CapturedTelemetry, stand_in_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        async with AsyncOpenAI(base_url=url, api_key="none") as own:
+        async with AsyncOpenAI(base_url=stand_in_url, api_key="none") as own:
             await own.responses.create(model=STAND_IN_MODEL, input=TEXT)
 
     asyncio.run(main())
@@ -409,21 +418,13 @@ SERVICE = """
 import sys
 import agents
 from agents import Agent, Runner
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from openai import AsyncOpenAI
 
 agents.set_default_openai_client(AsyncOpenAI(base_url=sys.argv[1], api_key="none"), use_for_tracing=False)
 helper = Agent(name="helper", instructions="Answer.", model=sys.argv[2])
 triage = Agent(name="triage", instructions="transfer_to_helper.", handoffs=[helper], model=sys.argv[2])
-app = FastAPI()
-
-@app.get("/ask")
-async def ask():
+async def answer():
     return (await Runner.run(triage, "The thread leads on.")).final_output
-
-with TestClient(app) as client:
-    print(client.get("/ask").json())
 """
 
 OWN_PACKAGE = """
@@ -435,36 +436,15 @@ print(agents.Agent().name)
 """
 
 
-def clew_run(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    known = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("clew")), "run", sys.executable, str(script), *arguments],
-        env={**known, **environment},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-
-
-def test_no_code_is_needed(otlp_sink: OtlpSink, url: str, tmp_path: Path) -> None:
-    script = tmp_path / "service.py"
-    script.write_text(SERVICE)
-    database = {"CLEW_DATABASE_URL": f"sqlite:///{tmp_path / 'history.db'}", "CLEW_DATABASE_AUTO_UPGRADE": "true"}
-    done = clew_run(script, url, STAND_IN_MODEL, **otlp_sink.environment, **database)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "The thread leads on."
+def test_no_code_is_needed(otlp_sink: OtlpSink, stand_in_url: str, tmp_path: Path) -> None:
+    done = check_service(SERVICE, otlp_sink, stand_in_url, tmp_path, calls=2)
     assert done.stderr.count("skipping trace export") <= 1
-    helper = otlp_sink.wait_for_span("invoke_agent helper")
-    request = otlp_sink.wait_for_span("GET /ask")
-    assert request.trace_id == helper.trace_id
-    names = Counter(span.name for span in otlp_sink.spans if span.trace_id == helper.trace_id)
-    assert names[CHAT] == 2
-    assert names["execute_tool transfer_to_helper"] == 1
-    with History(database["CLEW_DATABASE_URL"]) as history:
-        assert [row["status"] for row in history.all(Handoff)] == ["completed"]
-        assert len(history.all(LlmCall)) == 2
-    switched_off = clew_run(script, url, STAND_IN_MODEL, OPENAI_AGENTS_DISABLE_TRACING="1", **database)
+    switched_off = clew_run(
+        tmp_path / "service.py",
+        *(stand_in_url, STAND_IN_MODEL),
+        OPENAI_AGENTS_DISABLE_TRACING="1",
+        CLEW_HISTORY="false",
+    )
     assert switched_off.returncode == 0, switched_off.stderr
     assert switched_off.stderr.count("OPENAI_AGENTS_DISABLE_TRACING is set") == 1
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +24,31 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.usage import RequestUsage, UsageLimits
 
 import clew
-from clew.agents.registry import registry
 from clew.demo.settings import STAND_IN_MODEL
 from clew.engine.state import state
 from clew.history.models import AgentTask, Handoff, LlmCall
 from clew.instrumentation import pydantic_ai as pydantic_ai_runs
 from clew.testing import CapturedTelemetry
-from tests import stand_in
-from tests.integration.agent_runs import CHAT, check_commands, check_records, rows, tree
-from tests.integration.job_history import History, own_history
+from tests.integration.agent_runs import (
+    CHAT,
+    check_commands,
+    check_concurrent_runs,
+    check_records,
+    check_service,
+    rows,
+    tree,
+)
+from tests.integration.job_history import History
 from tests.otlp_sink import OtlpSink
 
 TEXT = "The thread leads through the maze. 🧵"
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with stand_in.served() as served:
-        yield served
-
-
 @pytest.fixture
-def history(
-    database_url: str, captured_telemetry: CapturedTelemetry, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[History]:
-    monkeypatch.setattr(registry, "_known", {})
-    with own_history(database_url, monkeypatch, heartbeat_s=0.2) as opened:
-        yield opened
-
-
-@pytest.fixture
-def model(url: str, captured_telemetry: CapturedTelemetry) -> OpenAIChatModel:
+def model(stand_in_url: str, captured_telemetry: CapturedTelemetry) -> OpenAIChatModel:
     """A model with a fresh client: each event loop has its own."""
     clew.instrument(Agent(name="any"))
-    made: OpenAIChatModel = made_model(url)
+    made: OpenAIChatModel = made_model(stand_in_url)
     return made
 
 
@@ -151,7 +139,7 @@ async def ask(agent: Agent[None, str], way: str) -> str:
 
 @pytest.mark.parametrize("way", ["run", "run_sync", "iter", "run_stream", "run_stream_events"])
 def test_a_run_that_delegates_twice(
-    history: History, captured_telemetry: CapturedTelemetry, model: OpenAIChatModel, way: str
+    agent_history: History, captured_telemetry: CapturedTelemetry, model: OpenAIChatModel, way: str
 ) -> None:
     agent = chain(model)
     # A user of the app is a user of the calls
@@ -164,7 +152,7 @@ def test_a_run_that_delegates_twice(
     assert "word_count: 7" in said
     check_telemetry(captured_telemetry)
     check_records(
-        captured_telemetry, history, mode="return_to_caller", calls={"Triage": 2, "processor": 2, "exporter": 2}
+        captured_telemetry, agent_history, mode="return_to_caller", calls={"Triage": 2, "processor": 2, "exporter": 2}
     )
     if "stream" in way:
         first = captured_telemetry.metric("gen_ai.client.operation.time_to_first_chunk")
@@ -175,7 +163,7 @@ def test_a_run_that_delegates_twice(
 
 
 def test_concurrent_runs_keep_to_their_own(
-    history: History, captured_telemetry: CapturedTelemetry, model: OpenAIChatModel
+    agent_history: History, captured_telemetry: CapturedTelemetry, model: OpenAIChatModel
 ) -> None:
     agent = chain(model)
 
@@ -194,15 +182,8 @@ def test_concurrent_runs_keep_to_their_own(
         assert Counter(tree(captured_telemetry, request)) == WHOLE
         (correlation,) = {span.attributes["clew.correlation.id"] for span in spans if span.trace_id == request.trace_id}
         assert correlation == f"run-{request.attributes['number']}"
-    assert Counter(row["status"] for row in rows(history, Handoff)) == {"completed": 40}
-    tasks = rows(history, AgentTask)
-    assert Counter(row["agent"] for row in tasks) == {"Triage": 20, "processor": 20, "exporter": 20}
-    parents = {span.span_id: span.parent_id for span in spans}
-    handed = {row["id"]: row["span_id"] for row in rows(history, Handoff)}
-    for row in tasks:
-        if row["agent"] != "Triage":
-            assert parents[row["span_id"]] == handed[row["handoff_id"]]
-    assert len(rows(history, LlmCall)) == 120
+    check_concurrent_runs(captured_telemetry, agent_history, runs=20)
+    assert len(rows(agent_history, LlmCall)) == 120
 
 
 async def go_wrong(url: str) -> None:
@@ -251,6 +232,9 @@ async def go_wrong(url: str) -> None:
     async with unread.run_stream(TEXT) as streamed:
         async for _ in streamed.stream_text():
             break
+    async with Agent(model, name="unread").run_stream_events(TEXT) as events:
+        async for _ in events:
+            break
     # An app that runs an agent while it handles an error of its own
     try:
         raise LookupError("unrelated")
@@ -258,18 +242,20 @@ async def go_wrong(url: str) -> None:
         await Agent(model, name="well").run(TEXT)
 
 
-def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry, model: Any, url: str) -> None:
-    asyncio.run(go_wrong(url))
-    found = Counter((row["agent"], row["status"], row["error_type"]) for row in rows(history, AgentTask))
+def test_what_goes_wrong(
+    agent_history: History, captured_telemetry: CapturedTelemetry, model: Any, stand_in_url: str
+) -> None:
+    asyncio.run(go_wrong(stand_in_url))
+    found = Counter((row["agent"], row["status"], row["error_type"]) for row in rows(agent_history, AgentTask))
     assert found["refused", "failed", "ModelRateLimitError"] == 1
     assert found["Triage", "failed", "UsageLimitExceeded"] == 1
     assert found["lost", "failed", "PermissionError"] == found["careless", "failed", "PermissionError"] == 1
     assert found["sleeper", "cancelled", "cancelled"] == found["left", "cancelled", "cancelled"] == 1
-    assert found["unread", "cancelled", "cancelled"] == 1
+    assert found["unread", "cancelled", "cancelled"] == 2
     assert found["well", "completed", None] == 1
-    calls = rows(history, LlmCall)
+    calls = rows(agent_history, LlmCall)
     assert (calls[0]["status"], calls[0]["error_type"], calls[0]["retries"]) == ("failed", "RateLimitError", 1)
-    (handed,) = [row for row in rows(history, Handoff) if row["source"] == "careless"]
+    (handed,) = [row for row in rows(agent_history, Handoff) if row["source"] == "careless"]
     assert (handed["status"], handed["error_type"], handed["error_message"]) == (
         "failed",
         "PermissionError",
@@ -280,14 +266,14 @@ def test_what_goes_wrong(history: History, captured_telemetry: CapturedTelemetry
     assert all(span.parent_id in known for span in captured_telemetry.spans if span.parent_id)
     assert captured_telemetry.span("execute_tool sleep").attributes["error.type"] == "cancelled"
     assert "thread" not in str([(span.attributes, span.events) for span in captured_telemetry.spans])
-    assert "thread" not in str(rows(history, AgentTask))
+    assert "thread" not in str(rows(agent_history, AgentTask))
 
 
 def test_output_functions_approvals_threads_and_handoffs_of_the_app(
-    history: History, captured_telemetry: CapturedTelemetry, url: str
+    agent_history: History, captured_telemetry: CapturedTelemetry, stand_in_url: str
 ) -> None:
     async def main() -> None:
-        model = made_model(url, OpenAIResponsesModel)
+        model = made_model(stand_in_url, OpenAIResponsesModel)
         inner = Agent(model, name="inner")
 
         async def ask_inner(text: str) -> str:
@@ -335,8 +321,8 @@ def test_output_functions_approvals_threads_and_handoffs_of_the_app(
         ]
     )
     assert {span.status for span in captured_telemetry.spans} == {"unset"}
-    assert [row["task_id"] for row in rows(history, Handoff)][1:] == ["own-1"]
-    assert [row["task_id"] for row in rows(history, AgentTask) if row["agent"] == "inner"][1:] == ["own-1"]
+    assert [row["task_id"] for row in rows(agent_history, Handoff)][1:] == ["own-1"]
+    assert [row["task_id"] for row in rows(agent_history, AgentTask) if row["agent"] == "inner"][1:] == ["own-1"]
 
 
 def parrot(_messages: Any, _info: AgentInfo) -> ModelResponse:
@@ -359,7 +345,7 @@ async def parrot_stream(_messages: Any, _info: AgentInfo) -> AsyncIterator[str]:
 
 
 def test_models_that_no_client_of_openai_asks_are_recorded_by_what_the_library_says(
-    history: History, captured_telemetry: CapturedTelemetry, url: str
+    agent_history: History, captured_telemetry: CapturedTelemetry, stand_in_url: str
 ) -> None:
     async def main() -> None:
         await Agent(FunctionModel(parrot), name="parrot").run(TEXT)
@@ -369,14 +355,14 @@ def test_models_that_no_client_of_openai_asks_are_recorded_by_what_the_library_s
             await Agent(FunctionModel(dead), name="dead").run(TEXT)
         # The one that answers in the place of another
         settings: Any = {"extra_headers": {"x-stand-in-refuse": "9"}}
-        both = FallbackModel(made_model(url), FunctionModel(parrot))
+        both = FallbackModel(made_model(stand_in_url), FunctionModel(parrot))
         assert (await Agent(both, name="both", model_settings=settings).run(TEXT)).output == "hello"
-        two = FallbackModel(FunctionModel(dead), made_model(url), fallback_on=(OSError,))
+        two = FallbackModel(FunctionModel(dead), made_model(stand_in_url), fallback_on=(OSError,))
         await Agent(two, name="two").run(TEXT)
 
     clew.instrument(Agent(name="any"))
     asyncio.run(main())
-    calls = rows(history, LlmCall)
+    calls = rows(agent_history, LlmCall)
     assert [(row["agent"], row["status"], row["model"]) for row in calls] == [
         ("parrot", "completed", "function:parrot:"),
         ("streaming", "completed", "function::parrot_stream"),
@@ -392,7 +378,7 @@ def test_models_that_no_client_of_openai_asks_are_recorded_by_what_the_library_s
 
 
 def test_content_where_it_is_asked_for(
-    history: History, captured_telemetry: CapturedTelemetry, url: str, monkeypatch: pytest.MonkeyPatch
+    agent_history: History, captured_telemetry: CapturedTelemetry, stand_in_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert state.settings is not None
     monkeypatch.setattr(state, "settings", state.settings.model_copy(update={"llm_content": True}))
@@ -401,7 +387,9 @@ def test_content_where_it_is_asked_for(
         return len(text.split())
 
     async def main() -> None:
-        await Agent(made_model(url), tools=[word_count], name="counter", instructions="Use word_count.").run(TEXT)
+        await Agent(made_model(stand_in_url), tools=[word_count], name="counter", instructions="Use word_count.").run(
+            TEXT
+        )
         await Agent(FunctionModel(parrot), name="parrot", system_prompt="Be brief.").run(TEXT)
 
     clew.instrument(Agent(name="any"))
@@ -409,7 +397,7 @@ def test_content_where_it_is_asked_for(
     called = captured_telemetry.span("execute_tool word_count").attributes
     assert "thread" in called["gen_ai.tool.call.arguments"]
     assert called["gen_ai.tool.call.result"] == "7"
-    kept = rows(history, LlmCall)[-1]
+    kept = rows(agent_history, LlmCall)[-1]
     assert [(said["role"], said["parts"][0]["content"]) for said in kept["prompt"]] == [
         ("system", "Be brief."),
         ("user", TEXT),
@@ -417,16 +405,16 @@ def test_content_where_it_is_asked_for(
     assert "hello" in str(kept["completion"])
 
 
-def test_what_the_app_has_of_its_own_is_left_alone(captured_telemetry: CapturedTelemetry, url: str) -> None:
+def test_what_the_app_has_of_its_own_is_left_alone(captured_telemetry: CapturedTelemetry, stand_in_url: str) -> None:
     own = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(own))
 
     async def main() -> None:
-        async with AsyncOpenAI(base_url=url, api_key="none") as client:
+        async with AsyncOpenAI(base_url=stand_in_url, api_key="none") as client:
             await client.responses.create(model=STAND_IN_MODEL, input=TEXT)
         observed = Agent(
-            made_model(url),
+            made_model(stand_in_url),
             name="observed",
             capabilities=[Instrumentation(settings=InstrumentationSettings(tracer_provider=provider))],
         )
@@ -446,8 +434,6 @@ def test_what_the_app_has_of_its_own_is_left_alone(captured_telemetry: CapturedT
 
 SERVICE = """
 import sys
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from openai import AsyncOpenAI
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -457,41 +443,14 @@ provider = OpenAIProvider(openai_client=AsyncOpenAI(base_url=sys.argv[1], api_ke
 model = OpenAIChatModel(sys.argv[2], provider=provider)
 helper = Agent(model, name="helper")
 triage = Agent(model, name="triage", instructions="Use ask_helper.")
-app = FastAPI()
-
 @triage.tool_plain
 async def ask_helper(text: str) -> str:
     return (await helper.run(text)).output
 
-@app.get("/ask")
-async def ask():
+async def answer():
     return (await triage.run("The thread leads on.")).output
-
-with TestClient(app) as client:
-    print(client.get("/ask").json())
 """
 
 
-def test_no_code_is_needed(otlp_sink: OtlpSink, url: str, tmp_path: Path) -> None:
-    script = tmp_path / "service.py"
-    script.write_text(SERVICE)
-    database = {"CLEW_DATABASE_URL": f"sqlite:///{tmp_path / 'history.db'}", "CLEW_DATABASE_AUTO_UPGRADE": "true"}
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("clew")), "run", sys.executable, str(script), url, STAND_IN_MODEL],
-        env={**os.environ, **otlp_sink.environment, **database},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("The thread leads on.")
-    helper = otlp_sink.wait_for_span("invoke_agent helper")
-    request = otlp_sink.wait_for_span("GET /ask")
-    assert request.trace_id == helper.trace_id
-    names = Counter(span.name for span in otlp_sink.spans if span.trace_id == helper.trace_id)
-    assert names[CHAT] == 3
-    assert names["execute_tool transfer_to_helper"] == 1
-    with History(database["CLEW_DATABASE_URL"]) as history:
-        assert [row["status"] for row in history.all(Handoff)] == ["completed"]
-        assert len(history.all(LlmCall)) == 3
+def test_no_code_is_needed(otlp_sink: OtlpSink, stand_in_url: str, tmp_path: Path) -> None:
+    check_service(SERVICE, otlp_sink, stand_in_url, tmp_path, calls=3)

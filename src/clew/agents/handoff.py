@@ -74,7 +74,7 @@ class Handoff(Operation):
                 id=self.id,
                 target=self._target,
                 mode=self._mode,
-                handed_ns=clock.now_ns(),
+                handed_ns=clock.now_ns() if start_time_ns is None else start_time_ns,
                 task_id=self.attributes.get("clew.task.id"),
             ),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.constants import TAG_HIDDEN
 from opentelemetry import context as otel_context
 
 from clew.diagnostics import report
@@ -26,14 +27,16 @@ class Callbacks(BaseCallbackHandler):
 
     def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: Any, **told: Any) -> None:
         """Begin a node of a workflow; other chains are no nodes."""
-        name, run = str(told.get("name")), current_run()
-        is_node = any(str(tag).startswith("graph:step:") for tag in told.get("tags") or ())
+        name, run, tags = str(told.get("name")), current_run(), told.get("tags") or ()
+        # The start, where it has a router, is none that the app has made
+        is_node = any(str(tag).startswith("graph:step:") for tag in tags) and TAG_HIDDEN not in tags
         if run is None or run.is_agent or not is_node or name != (told.get("metadata") or {}).get("langgraph_node"):
             return
         try:
             sources = run.handed.get(name)
             before = get_current()
-            node = Node(name=name, given=sources.pop() if sources else None, before=before, context=before)
+            given = sources.pop() if sources else None
+            node = Node(name=name, within=run.node, given=given, before=before, context=before)
             if name not in run.agents:
                 node.operation = app_span(name)
                 node.operation.begin()

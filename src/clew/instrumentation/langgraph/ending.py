@@ -1,4 +1,4 @@
-"""How what was begun ends: without an error where a graph is only interrupted, and without what an error's text may repeat."""
+"""How what was begun ends: without an error where a graph is only interrupted or left, and without what an error's text may repeat."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ _TELLTALES: Final = ("langchain", "langgraph", "openai", "pydantic")
 def finish(operation: Operation, error: BaseException | None) -> None:
     """End an operation; of errors that may repeat what was said, with their type alone."""
     if isinstance(error, GraphBubbleUp):
+        error = None
+    elif isinstance(error, GeneratorExit):
+        # The reader of its stream has left
+        operation.interrupt("cancelled")
         error = None
     elif isinstance(error, Exception):
         told = not is_wanted() and type(error).__module__.startswith(_TELLTALES)

@@ -68,13 +68,13 @@ def _is_agent(graph: Any) -> bool:
 
 def _accepted(node: Node | None, name: str, conversation: str | None) -> Carried | None:
     """Record that control was given to an agent, which begins: it is the one that accepts it."""
-    if node is None or (source := node.given) is None or source.agent == name:
+    if node is None or (taken := node.take(name)) is None:
         return None
-    node.given = None
+    source, decided_ns = taken
     # Of the agent that gave it, where the one that takes it is
     with Carried(trace.set_span_in_context(trace.get_current_span(), source.context)):
         made = handoff(to=name, task=conversation, mode="pass_control")
-        made.begin()
+        made.begin(start_time_ns=decided_ns)
         made.finish()
     return Carried(made.context) if made.context is not None else None
 

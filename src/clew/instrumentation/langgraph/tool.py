@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from langgraph.types import Command, Send
+
+from clew import clock
 from clew.diagnostics import report
 from clew.engine.context import Carried
 from clew.instrumentation.langgraph.ending import WHERE, finish
-from clew.instrumentation.langgraph.run import current_run
+from clew.instrumentation.langgraph.run import current_run, named_by
 from clew.llm.content import is_wanted
 from clew.llm.tool import ToolCall, tool_call
 from clew.pipeline.current import get_current
@@ -35,6 +38,9 @@ def _end_tool(call: ToolCall, answer: Any, error: BaseException | None) -> None:
         if getattr(answer, "status", None) == "error":
             # The tool has made an answer of it
             call.fail("ToolException")
+        if isinstance(answer, Command) and (run := current_run()) is not None:
+            for target in named_by(answer):
+                run.decided.setdefault(target.node if isinstance(target, Send) else target, clock.now_ns())
         call.result(getattr(answer, "content", answer))
         finish(call, error)
     except Exception as problem:
