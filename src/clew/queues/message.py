@@ -67,7 +67,8 @@ class MessageSend(Operation):
         super().finish(error)
         messages = _messages(self)
         count(MESSAGES_SENT, self, messages)
-        status = "sent" if self.error_type is None else "failed"
+        # What was cancelled may have reached the broker, or not
+        status = "sent" if self.error_type is None else "cancelled" if self._interrupted else "failed"
         keep(
             self,
             body=self.body,
