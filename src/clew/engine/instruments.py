@@ -255,10 +255,10 @@ class Gauge(Instrument):
 
         Example:
             >>> import clew
-            >>> depth = clew.gauge("inbox.depth", unit="{message}")
-            >>> depth.set(3, inbox="mail")
-            >>> depth.remove(inbox="mail")
-            >>> clew.summary("inbox.depth")
+            >>> depth = clew.gauge("outbox.depth", unit="{message}")
+            >>> depth.set(3, outbox="mail")
+            >>> depth.remove(outbox="mail")
+            >>> clew.summary("outbox.depth")
             []
         """
         self._bind(labels).reset()
