@@ -39,7 +39,7 @@ from clew.llm.prices import llm_prices
 from clew.llm.retrieval import retrieval
 from clew.llm.tool import tool_call
 from clew.queues.envelope import MessageError
-from clew.queues.hand_made import message_process, message_send
+from clew.queues.hand_made import message_process, message_receive, message_send
 from clew.settings import Settings, SettingsError
 from clew.work.cache import cache
 from clew.work.document import document_processed
@@ -88,6 +88,7 @@ __all__ = [
     "maintenance",
     "memory_operation",
     "message_process",
+    "message_receive",
     "message_send",
     "prometheus_text",
     "queues_router",

@@ -127,6 +127,8 @@ THE_REST = """
             time.sleep(0.02)
         clew.unwatch_queue("catalogue")
 
+    with clew.message_receive("catalogue") as receive:
+        receive.got(b"1")
     with clew.message_process("catalogue", b"1") as message:
         again = message.retry()
     with clew.message_process("catalogue", again) as message:

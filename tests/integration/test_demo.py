@@ -219,7 +219,7 @@ class TestOnce:
     def test_nats_carries_the_messages_by_one_setting(self, start, tmp_path):
         demo = start("--once", "--documents", "2", "--data-dir", tmp_path, *ANY_PORTS, DEMO_QUEUE="nats")
         assert demo.finish() == 0, demo.output
-        for text in ("NATS at nats://127.0.0.1:", "events, 33 metrics and 28 records that were expected are there."):
+        for text in ("NATS at nats://127.0.0.1:", "events, 34 metrics and 28 records that were expected are there."):
             assert text in demo.output, demo.output
         demo.assert_all_ended(time.monotonic(), timeout_s=1.0)
         assert (tmp_path / "nats" / "jetstream").is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from sqlalchemy import insert
 
@@ -15,6 +16,7 @@ from tests.integration.kept_agents import agent_row, handoff_row
 from tests.integration.kept_calls import call_row, keep_calls
 from tests.integration.kept_messages import message_row
 from tests.integration.test_doctor import examine
+from tests.integration.test_queues_api import clew as command
 
 
 def depth_row(queue: str, **columns: object) -> dict[str, object]:
@@ -110,6 +112,27 @@ def test_work_that_goes_well_is_told_in_a_line_each(otlp_sink, spool_dir, databa
         (line,) = said_of(check, done.stdout)
         assert line.startswith("ok"), line
     assert not said_of("handoffs", done.stdout)
+
+
+def test_what_waited_when_somebody_looked_is_not_taken_for_what_waits(otlp_sink, spool_dir, database_url) -> None:
+    kept_messages.keep(message_row("pages"))
+    earlier = clock.utc_now() - timedelta(hours=3)
+    keep_depths(
+        depth_row("documents", length=12, oldest_age_s=7200.0, observed_at=earlier),
+        depth_row("strangers", length=5_000, observed_at=earlier),
+        depth_row("broken", problem="WRONGTYPE", observed_at=earlier),
+    )
+    done = examine(**otlp_sink.environment)
+    old, now = said_of("queues", done.stdout)
+    assert old.startswith("ok")
+    assert "broken (3 h ago), documents (3 h ago), strangers (3 h ago)" in old
+    assert "0 watched" in now
+    for text in ("12", "5,000", "WRONGTYPE"):
+        assert text not in old + now
+    listed = command("list").stdout
+    (line,) = [line for line in listed.splitlines() if line.startswith("documents ")]
+    assert "3 h ago" in line
+    assert line.rstrip().endswith("nobody looks any more")
 
 
 def test_without_such_work_nothing_is_said_of_it(otlp_sink, spool_dir, database_url) -> None:

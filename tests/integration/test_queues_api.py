@@ -117,6 +117,7 @@ def test_statistics_add_up(client: httpx.Client) -> None:
         message_row("documents", "processed", ago_s=7_200, wait_s=3.0, type="page"),
         message_row("documents", "failed", ago_s=20, wait_s=None, source="crawler"),
         message_row("documents", "failed", ago_s=20, direction="sent"),
+        message_row("documents", "cancelled", ago_s=20, direction="sent"),
         message_row("pages", "dead_lettered", ago_s=20),
     )
     stats = client.get("/queues/stats").json()
@@ -124,6 +125,7 @@ def test_statistics_add_up(client: httpx.Client) -> None:
     assert (documents["name"], pages["name"]) == ("documents", "pages")
     assert (documents["total"]["sent"], documents["total"]["received"], documents["total"]["not_sent"]) == (11, 3, 1)
     assert (documents["last_day"]["sent"], documents["last_day"]["received"]) == (1, 3)
+    assert documents["last_day"]["cancelled"] == 1
     assert (documents["last_hour"]["received"], documents["last_hour"]["failed"]) == (2, 1)
     assert documents["last_hour"]["received_per_s"] == pytest.approx(2 / 3600)
     assert documents["last_day"]["wait_s"] == pytest.approx(2.0)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from opentelemetry import metrics as otel_metrics
@@ -46,6 +48,31 @@ def test_up_down_counters_and_gauges(captured_telemetry):
     depth.set(4.5)
     assert captured_telemetry.metric("t.active").value == 2
     assert captured_telemetry.metric("t.depth").value == 4.5
+
+
+def test_a_series_of_a_gauge_that_is_removed_is_told_nowhere_until_it_is_set_again(captured_telemetry):
+    depth = clew.gauge("t.depth", labels=("queue",))
+    bound = depth.bind(queue="mail")
+    bound.set(7)
+    depth.set(1, queue="news")
+
+    def told():
+        now_ns = time.time_ns()
+        # What is sent, what is scraped, what the process says of itself
+        left: Any = registry.leave(now_ns, delta=True)
+        (sent,) = [metric for metric in left.metrics if metric.name == "t.depth"]
+        scraped = clew.prometheus_text()[0].decode()
+        return (
+            {point.attributes["queue"]: point.value for point in sent.data.data_points},
+            {name for name in ("mail", "news") if f't_depth{{queue="{name}"}}' in scraped},
+            {series.labels["queue"]: series.value for series in clew.summary("t.depth")},
+        )
+
+    assert told() == ({"mail": 7, "news": 1}, {"mail", "news"}, {"mail": 7, "news": 1})
+    depth.remove(queue="mail")
+    assert told() == ({"news": 1}, {"news"}, {"news": 1})
+    bound.set(3)
+    assert told() == ({"mail": 3, "news": 1}, {"mail", "news"}, {"mail": 3, "news": 1})
 
 
 def test_a_histogram_summarises_its_measurements(captured_telemetry):

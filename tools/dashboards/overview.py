@@ -26,7 +26,7 @@ from tools.dashboards.parts import (
 )
 
 REQUESTS: Final = duration(operations.HTTP_SERVER)
-SENDS: Final = duration(operations.MESSAGE_SEND)
+CALLS: Final = duration(operations.MESSAGE_SEND)
 PROCESSING: Final = duration(operations.MESSAGE_PROCESS)
 JOBS: Final = duration(operations.JOB)
 TASKS: Final = duration(operations.AGENT_TASK)
@@ -182,11 +182,11 @@ def _queues(dashboard: builders.Dashboard) -> None:
         ),
         chart(
             "Message errors",
-            "Failed sends and failed processing a second, by queue and type.",
+            "Failed sends, receives and processing a second, by queue and type.",
             "ops",
             Query(
-                expr=of(SENDS, FAILED).rate(queue, semconv.ERROR_TYPE),
-                legend="send {{messaging_destination_name}} {{error_type}}",
+                expr=of(CALLS, FAILED).rate(queue, semconv.MESSAGING_OPERATION_NAME, semconv.ERROR_TYPE),
+                legend="{{messaging_operation_name}} {{messaging_destination_name}} {{error_type}}",
             ),
             Query(
                 expr=of(PROCESSING, FAILED).rate(queue, semconv.ERROR_TYPE),

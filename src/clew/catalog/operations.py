@@ -74,21 +74,32 @@ WEBSOCKET = OperationKind(
 
 _MESSAGING = (semconv.MESSAGING_SYSTEM, semconv.MESSAGING_DESTINATION_NAME, semconv.MESSAGING_OPERATION_NAME)
 
+_MESSAGING_CLIENT_DURATION = Metric(
+    name=semconv.MESSAGING_CLIENT_OPERATION_DURATION,
+    type="histogram",
+    unit="s",
+    description="Duration of calls to a message broker, as operation.name says to send, or to receive.",
+    labels=(*_MESSAGING, semconv.ERROR_TYPE),
+)
+
 MESSAGE_SEND = OperationKind(
     name="message.send",
     span_name="send {messaging.destination.name}",
     description="A message handed to a broker.",
     role=Role.PRODUCER,
     labels=_MESSAGING,
-    duration=Metric(
-        name=semconv.MESSAGING_CLIENT_OPERATION_DURATION,
-        type="histogram",
-        unit="s",
-        description="Duration of calls to a message broker.",
-        labels=(*_MESSAGING, semconv.ERROR_TYPE),
-    ),
+    duration=_MESSAGING_CLIENT_DURATION,
     events=OperationEvents(end="queue_push", error="queue_push", level="debug"),
     record="queue_messages",
+)
+
+MESSAGE_RECEIVE = OperationKind(
+    name="message.receive",
+    span_name="receive {messaging.destination.name}",
+    description="A call that asks a broker for messages. One that brings none has no span.",
+    role=Role.CLIENT,
+    labels=_MESSAGING,
+    duration=_MESSAGING_CLIENT_DURATION,
 )
 
 MESSAGE_PROCESS = OperationKind(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from clew.cli.job_tables import SHORT_ID, _table
 from clew.cli.wording import NOTHING, ago, duration, moment, number, plain
+from clew.history.messages import DEPTH_CURRENT_S
 from clew.http.queue_answers import DepthAnswer, MessageAnswer, WholeMessage, WindowsAnswer
 
 _STYLES: Final = {
@@ -22,6 +23,7 @@ _STYLES: Final = {
     "rejected": "red",
     "dead_lettered": "red",
     "returned": "yellow",
+    "cancelled": "yellow",
 }
 
 
@@ -48,18 +50,22 @@ def queues_table(console: Console, title: str, known: Sequence[WindowsAnswer]) -
 
 
 def depths_table(console: Console, known: Sequence[DepthAnswer], now: datetime) -> Table:
-    """Return a row for each watched queue: what waits in it."""
-    rows = [
-        [
-            Text(plain(one.queue, max_length=80)),
-            Text(plain(one.consumer_group or "", max_length=40)),
-            Text(NOTHING if one.problem else number(one.length)),
-            Text(duration(one.oldest_age_s)),
-            Text(ago(one.observed_at, now)),
-            Text(plain(one.problem or "", max_length=120), style="red"),
-        ]
-        for one in known
-    ]
+    """Return a row for each watched queue: what waits in it, or waited when somebody looked."""
+    rows = []
+    for one in known:
+        is_old = (now - one.observed_at).total_seconds() > DEPTH_CURRENT_S
+        style = "dim" if is_old else ""
+        problem = one.problem or ("nobody looks any more" if is_old else "")
+        rows.append(
+            [
+                Text(plain(one.queue, max_length=80)),
+                Text(plain(one.consumer_group or "", max_length=40)),
+                Text(NOTHING if one.problem else number(one.length), style=style),
+                Text(duration(one.oldest_age_s), style=style),
+                Text(ago(one.observed_at, now)),
+                Text(plain(problem, max_length=120), style="red" if one.problem else "yellow"),
+            ]
+        )
     titles = ["watched queue", "group", ">waiting", ">the oldest for", "seen", "problem"]
     return _table(console, titles, rows, only_if_wide=("group",), cut=("problem", "watched queue"))
 

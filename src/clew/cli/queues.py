@@ -82,7 +82,9 @@ def messages_(  # noqa: PLR0913 - one option each
     direction: Annotated[str | None, typer.Option("--direction", help="sent or received.")] = None,
     status: Annotated[
         str | None,
-        typer.Option("--status", help="One of sent, processed, failed, rejected, returned or dead_lettered."),
+        typer.Option(
+            "--status", help="One of sent, cancelled, processed, failed, rejected, returned or dead_lettered."
+        ),
     ] = None,
     kind: Annotated[str | None, typer.Option("--type", help="Those of this type.")] = None,
     source: Annotated[str | None, typer.Option("--source", help="Those that this service sent.")] = None,

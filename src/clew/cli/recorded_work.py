@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from clew import clock
 from clew.cli.findings import Finding
+from clew.cli.wording import ago
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -30,16 +31,20 @@ def recorded_work(connection: Connection) -> Iterator[Finding]:
         connection: to the history.
     """
     now = clock.utc_now()
-    yield from _queues(connection)
+    yield from _queues(connection, now)
     yield from _agents(connection)
     yield from _handoffs(connection, now)
     yield from _prices(connection, now)
 
 
-def _queues(connection: Connection) -> Iterator[Finding]:
-    from clew.history.messages import depths, report
+def _queues(connection: Connection, now: datetime) -> Iterator[Finding]:
+    from clew.history.messages import DEPTH_CURRENT_S, depths, report
 
-    watched = depths(connection)
+    known = depths(connection)
+    # Of what was seen before, nobody knows whether it is so still
+    watched = [row for row in known if (now - row["observed_at"]).total_seconds() <= DEPTH_CURRENT_S]
+    if old := [f"{row['queue']} ({ago(row['observed_at'], now)})" for row in known if row not in watched]:
+        yield Finding(check="queues", text=f"watched before, not looked at any more: {_some(old)}")
     unread = [f"{row['queue']} ({row['problem']})" for row in watched if row["problem"] is not None]
     if unread:
         yield Finding(

@@ -138,9 +138,7 @@ def _show_telemetry(
     from clew.demo.verification import Expectations, await_nothing_missing
 
     settings = system.settings
-    expected = Expectations.of(
-        apart=settings.agents_apart, model=settings.model, stand_in=system.is_stand_in, queue=settings.queue
-    )
+    expected = Expectations.of(apart=settings.agents_apart, model=settings.model, stand_in=system.is_stand_in)
     palette = presentation.Palette()
     with Console(system.addresses.console_url) as console:
         missing = await_nothing_missing(

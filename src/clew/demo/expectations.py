@@ -188,15 +188,12 @@ EXPECTED_LOG_EVENTS: Final = expected_log_events()
 """The log lines of one document, as the demo starts by default."""
 
 
-def expected_metrics(
-    *, apart: tuple[str, ...] = ("topicizer",), stand_in: bool = True, queue: str = "valkey"
-) -> tuple[MetricName, ...]:
+def expected_metrics(*, apart: tuple[str, ...] = ("topicizer",), stand_in: bool = True) -> tuple[MetricName, ...]:
     """Return the metrics of a demo.
 
     Args:
         apart: the agents that run in processes of their own.
         stand_in: whether the model is the demo's own.
-        queue: who carries the messages; how many wait is measured in Valkey.
     """
     host = {name: name if name in apart else "orchestrator" for name in AGENTS}
     rows = [
@@ -237,7 +234,7 @@ def expected_metrics(
             if stand_in
             else []
         ),
-        *([("gateway", "clew.queue.depth", "{message}")] if queue == "valkey" else []),
+        ("gateway", "clew.queue.depth", "{message}"),
     ]
     return tuple(MetricName(service=service, name=name, unit=unit) for service, name, unit in rows)
 

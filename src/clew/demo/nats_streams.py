@@ -81,9 +81,6 @@ class NatsStreams(Streams):
     async def _publish(self, body: Any, stream: str) -> None:
         await self._broker.publish(body, stream, stream=JETSTREAM, timeout=_PUBLISH_TIMEOUT_S)
 
-    async def watch_depths(self) -> None:
-        """Do nothing: ``clew.watch_queue`` measures queues of Valkey and Redis."""
-
     @staticmethod
     def put_bytes(url: str, stream: str, data: bytes) -> None:
         """Put bytes on a stream as they are."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from pydantic import BaseModel
 
 import clew
+from clew.demo.messages import STREAMS
 from clew.demo.settings import DemoError, DemoSettings
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ LOGGER: Final = "demo.streams"
 """The logger of FastStream's own lines. What they say of each message clew says, too."""
 
 _PING_TIMEOUT_S: Final = 1.0
+_WATCH_EVERY_S: Final = 2.0
 
 Handler = Callable[..., Awaitable[None]]
 
@@ -109,9 +111,11 @@ class Streams(ABC):
         """Have the health of the process tell whether they answer: without them there is no work."""
         clew.health_check(self.name, timeout_s=_PING_TIMEOUT_S, critical=True)(self.answers)
 
-    @abstractmethod
     async def watch_depths(self) -> None:
-        """Have what waits in all streams measured, whether or not anybody consumes them, where that can be done."""
+        """Have what waits in all streams measured, whether or not anybody consumes them; the streams are connected."""
+        client = await self._broker.connect()
+        for name in STREAMS:
+            clew.watch_queue(client, name, interval_s=_WATCH_EVERY_S)
 
     @abstractmethod
     def _consume(self, stream: str, handler: Handler, group: str) -> None: ...

@@ -11,12 +11,10 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 import clew
-from clew.demo.messages import STREAMS
 from clew.demo.settings import DemoSettings
 from clew.demo.streams import GRACEFUL_TIMEOUT_S, LOGGER, Handler, Streams
 
 _CLAIM_EVERY_S: Final = 1.0
-_WATCH_EVERY_S: Final = 2.0
 
 
 class ValkeyStreams(Streams):
@@ -66,12 +64,6 @@ class ValkeyStreams(Streams):
 
     async def _publish(self, body: Any, stream: str) -> None:
         await self._broker.publish(body, stream=stream)
-
-    async def watch_depths(self) -> None:
-        """Have what waits in all streams measured."""
-        client = await self._broker.connect()
-        for name in STREAMS:
-            clew.watch_queue(client, name, interval_s=_WATCH_EVERY_S)
 
     @staticmethod
     def put_bytes(url: str, stream: str, data: bytes) -> None:

@@ -49,13 +49,13 @@ class Expectations:
         )
 
     @classmethod
-    def of(cls, *, apart: tuple[str, ...], model: str, stand_in: bool, queue: str) -> Expectations:
+    def of(cls, *, apart: tuple[str, ...], model: str, stand_in: bool) -> Expectations:
         """Return what a demo with these settings is expected to emit."""
         edges = expected_edges(apart=apart, model=model, stand_in=stand_in)
         return cls(
             edges=edges,
             log_events=expected_log_events(apart=apart, stand_in=stand_in),
-            metrics=expected_metrics(apart=apart, stand_in=stand_in, queue=queue),
+            metrics=expected_metrics(apart=apart, stand_in=stand_in),
             records=EXPECTED_RECORDS,
             span_records=expected_span_records(edges),
         )

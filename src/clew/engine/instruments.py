@@ -250,6 +250,19 @@ class Gauge(Instrument):
         """Replace the value of the series of ``labels``. One that is not a finite number is counted and left out."""
         self._bind(labels).set(value)
 
+    def remove(self, **labels: Any) -> None:
+        """Forget the value of the series of ``labels``: what is not measured any more is not told any more, until it is set again.
+
+        Example:
+            >>> import clew
+            >>> depth = clew.gauge("outbox.depth", unit="{message}")
+            >>> depth.set(3, outbox="mail")
+            >>> depth.remove(outbox="mail")
+            >>> clew.summary("outbox.depth")
+            []
+        """
+        self._bind(labels).reset()
+
     def bind(self, **labels: Any) -> BoundGauge:
         """Return a handle of one series."""
         return cast("BoundGauge", self._bind(labels))

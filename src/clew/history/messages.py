@@ -16,7 +16,7 @@ from clew.history.paging import DEFAULT_LIMIT, Conditions, Page, Row, Shelf, equ
 from clew.history.tally import Grain, begin_of
 
 Direction = Literal["sent", "received"]
-MessageStatus = Literal["sent", "processed", "failed", "rejected", "returned", "dead_lettered"]
+MessageStatus = Literal["sent", "cancelled", "processed", "failed", "rejected", "returned", "dead_lettered"]
 
 MAX_NAMES: Final = 500
 """How many queues, types and sources are told of one by one; those beyond are in the figures of all."""
@@ -29,6 +29,8 @@ _HOUR_S: Final = 3_600.0
 _DAY_S: Final = 86_400.0
 DEPTH_KNOWN_S: Final = _DAY_S
 """For how long what waited in a queue is told after it was looked at; afterwards nobody looks any more."""
+DEPTH_CURRENT_S: Final = 600.0
+"""For how long it may be taken for what waits now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ class Figures:
         returned: tries that put their message back.
         dead_lettered: messages that were given up.
         not_sent: sends that failed.
+        cancelled: sends that were cancelled meanwhile, which nobody knows whether they were sent.
         sent_per_s: messages sent in a second, on average; ``None`` where the time has no beginning.
         received_per_s: the same of those that were received.
         wait_s: how long they waited to be processed, on average; ``None`` where none has told.
@@ -140,6 +143,7 @@ class Figures:
     returned: int = 0
     dead_lettered: int = 0
     not_sent: int = 0
+    cancelled: int = 0
     sent_per_s: float | None = None
     received_per_s: float | None = None
     wait_s: float | None = None
@@ -209,6 +213,7 @@ class _Sum:
             returned=of["received", "returned"],
             dead_lettered=of["received", "dead_lettered"],
             not_sent=of["sent", "failed"],
+            cancelled=of["sent", "cancelled"],
             sent_per_s=None if length_s is None else sent / length_s,
             received_per_s=None if length_s is None else received / length_s,
             wait_s=max(0.0, self.wait_s) / self.waits if self.waits > 0 else None,

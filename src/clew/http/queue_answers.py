@@ -24,6 +24,7 @@ class FiguresAnswer(Answer):
     returned: int = Field(description="Tries that put their message back.")
     dead_lettered: int = Field(description="Messages that were given up.")
     not_sent: int = Field(description="Sends that failed.")
+    cancelled: int = Field(description="Sends that were cancelled meanwhile: nobody knows whether they were sent.")
     sent_per_s: float | None = Field(description="Messages sent in a second, on average; null of all times.")
     received_per_s: float | None = Field(description="The same of those that were received.")
     wait_s: float | None = Field(description="How long messages waited to be processed, on average.")
@@ -85,7 +86,7 @@ class MessageAnswer(Answer):
     queue: str
     direction: str = Field(description="sent, or received by who tried to process it.")
     status: str = Field(
-        description="sent, processed, failed, rejected (unreadable, or refused), returned (put back) or dead_lettered (given up)."
+        description="sent, cancelled (meanwhile), processed, failed, rejected (unreadable, or refused), returned (put back) or dead_lettered (given up)."
     )
     type: str | None
     source: str | None = Field(description="The service that sent it.")

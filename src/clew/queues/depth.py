@@ -1,4 +1,4 @@
-"""How much waits in a queue of Valkey or Redis, and since when: lists, streams with or without groups, and queues of Celery."""
+"""How much waits in a queue, and since when: lists and streams of Valkey or Redis, queues of Celery, subjects of NATS JetStream."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clew.queues.message import SENT_AT_HEADER
+
+REDIS: Final = "redis"
+NATS: Final = "nats"
 
 # Whatever the envelope is, JSON or binary: the header's name, and a time in seconds soon after it
 _SENT_AT: Final = re.compile(re.escape(SENT_AT_HEADER.encode()) + rb"\W{0,12}(\d{9,11}(?:\.\d{1,9})?)")
@@ -40,6 +43,24 @@ class Depth:
         return self.kind in ("none", "list", "stream")
 
 
+def system_of(client: Any) -> str | None:
+    """Return what a client talks to, as ``messaging.system`` of the conventions has it; ``None`` where it is no such client.
+
+    Example:
+        >>> from redis import Redis
+        >>> system_of(Redis()), system_of("a text")
+        ('redis', None)
+    """
+    if any(kind.__module__.startswith("nats.") for kind in type(client).__mro__):
+        return NATS
+    return REDIS if hasattr(client, "execute_command") else None
+
+
+def is_async(client: Any) -> bool:
+    """Tell whether a client of redis-py or nats-py is to be awaited."""
+    return any(kind.__module__.startswith(("redis.asyncio", "nats.")) for kind in type(client).__mro__)
+
+
 def measure(client: Any, key: str, *, group: str | None = None, celery: bool = False) -> Depth:
     """Return what waits in a queue.
 
@@ -61,7 +82,11 @@ def measure(client: Any, key: str, *, group: str | None = None, celery: bool = F
 
 
 async def measure_async(client: Any, key: str, *, group: str | None = None, celery: bool = False) -> Depth:
-    """Do as :func:`measure`, with a client that is to be awaited."""
+    """Do as :func:`measure`, with a client that is to be awaited. Of NATS, the key is a subject, and the group a durable consumer."""
+    if system_of(client) == NATS:
+        from clew.queues import jetstream
+
+        return await jetstream.measure(client, key, consumer=group)
     asking = _ask(key, group, celery=celery)
     answer: Any = None
     while True:

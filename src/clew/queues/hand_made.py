@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 from clew import clock
 from clew.catalog import semconv
 from clew.catalog.kind import OperationKind
-from clew.catalog.operations import MESSAGE_PROCESS, MESSAGE_SEND
+from clew.catalog.operations import MESSAGE_PROCESS, MESSAGE_RECEIVE, MESSAGE_SEND
 from clew.diagnostics import report
 from clew.engine.context import extract
 from clew.history.ids import new_id
@@ -34,6 +34,7 @@ from clew.queues.message import (
     new_process,
     tell_sender,
 )
+from clew.queues.receive import MessageReceive
 from clew.queues.record import (
     ABSENT,
     ATTEMPT,
@@ -88,6 +89,56 @@ class Envelope(MessageSend):
     def __str__(self) -> str:
         """Return the same as text."""
         return self.encode().decode()
+
+
+class Receive(MessageReceive):
+    """A poll: :meth:`got` takes what it brought.
+
+    Attributes:
+        messages: what came, in its order.
+    """
+
+    __slots__ = ("_opened", "messages")
+
+    def __init__(self, kind: OperationKind, attributes: dict[str, Any], **given: Any) -> None:
+        super().__init__(kind, attributes, **given)
+        self.messages: list[bytes | str] = []
+        self._opened: dict[int, tuple[bytes | str, Opened]] = {}
+
+    def got(self, raw: bytes | str | Iterable[bytes | str] | None, /) -> None:
+        """Take what came over the wire. Within the ``with`` block.
+
+        Args:
+            raw: a message, several of them, or ``None`` where the poll brought nothing.
+        """
+        try:
+            if raw is None:
+                return
+            is_batch = not isinstance(raw, (bytes, bytearray, memoryview, str))
+            brought: list[Any] = list(raw) if is_batch else [raw]
+            headers = [self._read(each) for each in brought]
+            self.messages += brought
+            if is_batch:
+                self.set(semconv.MESSAGING_BATCH_MESSAGE_COUNT, len(self.messages))
+            elif message_id := headers[0].get(MESSAGE_ID_HEADER):
+                self.set(semconv.MESSAGING_MESSAGE_ID, message_id[:_MAX_ID_LENGTH])
+            self.came(headers)
+        except Exception as error:
+            report("message_receive", error)
+
+    def _read(self, raw: Any) -> Mapping[str, str]:
+        try:
+            found = opened(raw)
+        except MessageError:
+            # It has come all the same; who processes it will be told
+            return {}
+        self._opened[id(raw)] = (raw, found)
+        return found.headers
+
+    def _found(self, raw: Any, max_bytes: int) -> Opened | None:
+        """Return what is in a message that came, where that is known already. Once: a payload may be changed by whoever has it."""
+        known, found = self._opened.pop(id(raw), (None, None))
+        return found if known is raw and max_bytes >= MAX_BYTES else None
 
 
 class Message(MessageProcess):
@@ -195,8 +246,43 @@ def message_send(
     return envelope
 
 
+def message_receive(queue: str, /, *, group: str | None = None, system: str = SYSTEM) -> Receive:
+    """Ask a queue of your own for messages: how long that took, and how many came. For ``with`` and ``async with``.
+
+    A poll that brings nothing leaves no span, only its duration in ``messaging.client.operation.duration``. One that brings messages,
+    or fails, is a span ``receive <queue>`` with a link to the send of each message. They are counted here, once, so tell
+    :func:`message_process` of it.
+
+    Args:
+        queue: its name.
+        group: the consumer group, where there is one.
+        system: what carries it.
+
+    Example:
+        >>> import clew
+        >>> with clew.message_receive("documents") as receive:
+        ...     receive.got([b'{"id": 1}', b'{"id": 2}'])  # such as client.rpop("documents", 10)
+        >>> for raw in receive.messages:
+        ...     with clew.message_process("documents", raw, received=receive) as message:
+        ...         message.payload
+        {'id': 1}
+        {'id': 2}
+
+    Source: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/#operation-types
+    """
+    more = {} if group is None else {semconv.MESSAGING_CONSUMER_GROUP_NAME: group}
+    return Receive(MESSAGE_RECEIVE, attributes_of(system, queue, "receive", more))
+
+
 def message_process(
-    queue: str, raw: bytes | str, /, *, max_bytes: int = MAX_BYTES, group: str | None = None, system: str = SYSTEM
+    queue: str,
+    raw: bytes | str,
+    /,
+    *,
+    max_bytes: int = MAX_BYTES,
+    group: str | None = None,
+    system: str = SYSTEM,
+    received: Receive | None = None,
 ) -> Message:
     """Process a message that came through a queue of your own. For ``with`` and ``async with``.
 
@@ -208,6 +294,7 @@ def message_process(
         max_bytes: how large it may be.
         group: the consumer group, where there is one.
         system: what carried it.
+        received: the poll that brought it, where :func:`message_receive` counted it.
 
     Raises:
         MessageError: it is too large, it is not what it pretends to be, or it is nested too deep. It is counted in
@@ -227,12 +314,16 @@ def message_process(
     more: dict[str, Any] = {}
     if group is not None:
         more[semconv.MESSAGING_CONSUMER_GROUP_NAME] = group
+    is_received = received is not None
     try:
-        found = opened(raw, max_bytes=max_bytes)
+        known = received._found(raw, max_bytes) if isinstance(received, Receive) else None
+        found = known or opened(raw, max_bytes=max_bytes)
     except MessageError as error:
-        _reject(system, queue, raw, more, error)
+        _reject(system, queue, raw, more, error, is_received=is_received)
         raise
-    return _message(system, queue, raw, found, more)
+    message = _message(system, queue, raw, found, more)
+    message.is_received = is_received
+    return message
 
 
 def _message(system: str, queue: str, raw: Any, found: Opened, more: dict[str, Any]) -> Message:
@@ -262,11 +353,12 @@ def _message(system: str, queue: str, raw: Any, found: Opened, more: dict[str, A
     return message
 
 
-def _reject(system: str, queue: str, raw: Any, more: dict[str, Any], error: MessageError) -> None:
+def _reject(system: str, queue: str, raw: Any, more: dict[str, Any], error: MessageError, *, is_received: bool) -> None:
     """Show a message that can't be read."""
     try:
         processing = new_process(system, queue, {}, {**more, "clew.queue.outcome": error.reason})
         processing.body = raw if isinstance(raw, (bytes, str)) else ABSENT
+        processing.is_received = is_received
         processing.begin()
         processing.reject(error)
     except Exception as problem:

@@ -66,8 +66,9 @@ class MessageSend(Operation):
         """End the send, count the messages and record them."""
         super().finish(error)
         messages = _messages(self)
-        _count(MESSAGES_SENT, self, messages)
-        status = "sent" if self.error_type is None else "failed"
+        count(MESSAGES_SENT, self, messages)
+        # What was cancelled may have reached the broker, or not
+        status = "sent" if self.error_type is None else "cancelled" if self._interrupted else "failed"
         keep(
             self,
             body=self.body,
@@ -85,14 +86,16 @@ class MessageProcess(Operation):
     Attributes:
         body: what was received, for its record.
         outcome: the status of its record where that is neither ``processed`` nor ``failed``.
+        is_received: whether a receive operation has counted it: each delivery counts once.
     """
 
-    __slots__ = ("_told", "body", "outcome")
+    __slots__ = ("_told", "body", "is_received", "outcome")
 
     def __init__(self, kind: OperationKind, attributes: dict[str, Any], **given: Any) -> None:
         super().__init__(kind, attributes, **given)
         self.body: Any = ABSENT
         self.outcome: str | None = None
+        self.is_received = False
         self._told: tuple[list[float], float | None] = ([], None)
 
     def begin(self, *, start_time_ns: int | None = None) -> None:
@@ -113,7 +116,7 @@ class MessageProcess(Operation):
         if self.outcome is None:
             # What was cancelled has not finished: the broker has the message still, or again
             self.outcome = "processed" if self.error_type is None else "returned" if self._interrupted else "failed"
-        count_consumed(self, given_up=self.outcome == "dead_lettered")
+        count_consumed(self, given_up=self.outcome == "dead_lettered", is_received=self.is_received)
         waits_s, sent_at = self._told
         keep(
             self,
@@ -131,7 +134,7 @@ class MessageProcess(Operation):
         """Count the message as one that could not be read, and end its processing with that error."""
         self.outcome = "rejected"
         self.finish(error)
-        _count(QUEUE_REJECTED, self, 1)
+        count(QUEUE_REJECTED, self, 1)
 
 
 def new_send(
@@ -281,19 +284,23 @@ def waited_s(headers: Mapping[Any, Any]) -> float | None:
     return waiting_s if math.isfinite(waiting_s) else None
 
 
-def count_consumed(operation: Operation, *, given_up: bool = False) -> None:
+def count_consumed(operation: Operation, *, given_up: bool = False, is_received: bool = False) -> None:
     """Count the messages that an operation works on.
 
     Args:
         operation: its attributes are those of messaging.
         given_up: whether they were given up.
+        is_received: whether a receive operation has counted their delivery.
+
+    Source: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-metrics/#metric-messagingclientconsumedmessages
     """
     messages = _messages(operation)
-    _count(MESSAGES_CONSUMED, operation, messages)
+    if not is_received:
+        count(MESSAGES_CONSUMED, operation, messages)
     if operation.attributes.get(REDELIVERY_COUNT):
-        _count(QUEUE_REDELIVERIES, operation, messages)
+        count(QUEUE_REDELIVERIES, operation, messages)
     if given_up:
-        _count(QUEUE_DEAD_LETTERS, operation, messages)
+        count(QUEUE_DEAD_LETTERS, operation, messages)
 
 
 def _duration_s(operation: Operation) -> float:
@@ -304,6 +311,7 @@ def _messages(operation: Operation) -> int:
     return int(operation.attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT, 1))
 
 
-def _count(metric: Metric, operation: Operation, messages: int) -> None:
+def count(metric: Metric, operation: Operation, messages: int) -> None:
+    """Add messages to a counter of the catalogue, with those attributes of an operation that are its labels."""
     labels = {key: operation.attributes[key] for key in metric.labels if key in operation.attributes}
     registry.declared(metric).add(messages, **labels)

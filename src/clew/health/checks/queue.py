@@ -1,4 +1,4 @@
-"""Queues in Valkey and Redis: how much waits, and since when. Lists, and streams with or without groups."""
+"""Queues: how much waits, and since when. Lists and streams of Valkey and Redis, and subjects of NATS JetStream."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from functools import partial
 from typing import Any
 
 from clew.health.check import Check, HealthResult, Status
-from clew.health.checks.redis import is_async
-from clew.queues.depth import Depth, measure, measure_async
+from clew.queues.depth import Depth, is_async, measure, measure_async
 
 
 def queue(
@@ -27,9 +26,9 @@ def queue(
     of a list, all that is in it, and the age is known where messages carry the header ``clew-sent-at``.
 
     Args:
-        client: a client of redis-py.
-        key: the list or stream.
-        group: the consumer group; by default all that the stream has.
+        client: a client of redis-py, or a connection of nats-py or its JetStream context.
+        key: the list or stream, or the subject.
+        group: the consumer group, or the durable consumer; by default all that there are.
         name: the check's name; by default ``queue:`` and the key.
         max_length: messages that may wait; more are degraded. By default any number.
         max_age_s: how old the oldest may be, in seconds; beyond, it is degraded. By default any age.

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from clew import clock
 from clew.health.check import Check, HealthResult, Status
+from clew.queues.depth import is_async
 
 _NEARLY_FULL: Final = 0.9
 
@@ -27,11 +28,6 @@ def redis(client: Any, *, name: str = "valkey", critical: bool = True, timeout_s
     """
     probe = _ask_async if is_async(client) else _ask
     return Check(name=name, probe=partial(probe, client, timeout_s), critical=critical, timeout_s=timeout_s)
-
-
-def is_async(client: Any) -> bool:
-    """Tell whether a client of redis-py is to be awaited."""
-    return any(kind.__module__.startswith("redis.asyncio") for kind in type(client).__mro__)
 
 
 def _ask(client: Any, timeout_s: float) -> HealthResult:

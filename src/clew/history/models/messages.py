@@ -22,7 +22,7 @@ class QueueMessage(Recorded, Base):
     direction: Mapped[str] = mapped_column(String(16))
     """``sent`` or ``received``."""
     status: Mapped[str] = mapped_column(String(16))
-    """``sent``, ``processed``, ``failed``, ``rejected`` (unreadable, or refused), ``returned``, ``dead_lettered``."""
+    """``sent``, ``cancelled`` (a send that was, meanwhile), ``processed``, ``failed``, ``rejected`` (unreadable, or refused), ``returned``, ``dead_lettered``."""
     type: Mapped[str | None] = mapped_column(Name)
     source: Mapped[str | None] = mapped_column(Name)
     """The service that sent it."""

@@ -1,6 +1,7 @@
-"""FastStream brokers: a send span for what they publish, a process span for what their subscribers get.
+"""FastStream brokers: a send span for what they publish, a process span for what their subscribers get, a receive span for what is fetched.
 
-By FastStream's own middleware, so that it is the same for Redis and Valkey, NATS, Kafka, RabbitMQ and MQTT.
+By FastStream's own middleware, so that it is the same for Redis and Valkey, NATS, Kafka, RabbitMQ and MQTT. Only the methods by which
+an app fetches messages itself are wrapped.
 
 Source: https://faststream.ag2.ai/latest/getting-started/middlewares/
 """
@@ -14,6 +15,7 @@ import wrapt
 from faststream._internal.broker import BrokerUsecase
 
 from clew.diagnostics import report
+from clew.instrumentation.faststream.polling import wrap_polls
 from clew.instrumentation.faststream.scope import ClewMiddleware
 
 __all__ = ["instrument", "instrument_all"]
@@ -49,6 +51,7 @@ def instrument(target: T) -> T:
     if not any(isinstance(known, ClewMiddleware) for known in broker.middlewares):
         # The outermost, so that the other middlewares work within the span
         broker.insert_middleware(ClewMiddleware(system=_system(broker)))
+        wrap_polls(_system_of)
     return target
 
 
@@ -67,6 +70,13 @@ def instrument_all() -> None:
             report("instrument faststream", error)
 
     wrapt.wrap_function_wrapper(BrokerUsecase, "__init__", made)
+
+
+def _system_of(subscriber: Any) -> str | None:
+    for known in subscriber._broker_middlewares:
+        if isinstance(known, ClewMiddleware):
+            return known.system
+    return None
 
 
 def _system(broker: object) -> str:

@@ -31,6 +31,7 @@ from clew.instrumentation.faststream.delivery import (
     redeliveries_of,
     sent_id,
 )
+from clew.instrumentation.faststream.polling import note_received
 from clew.queues.message import (
     TYPE_HEADER,
     USER_HEADER,
@@ -113,8 +114,10 @@ class _Scope(BaseMiddleware[Any, Any]):
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]) -> Any:
         handler = self.context.get_local("handler_")
-        # A response, or a message that the app fetches with get_one(): nobody processes it in here
         if handler is None or msg.source_type is SourceType.RESPONSE or not _unseen(msg):
+            # A response, or a message that the app fetches itself: nobody processes it in here
+            if msg.source_type is SourceType.CONSUME and handler is None:
+                self._note_received(msg)
             return await call_next(msg)
         redeliveries = await redeliveries_of(handler, msg)
         processing = self._begin(handler, msg, redeliveries)
@@ -124,6 +127,13 @@ class _Scope(BaseMiddleware[Any, Any]):
         finally:
             if token is not None:
                 otel_context.detach(token)
+
+    def _note_received(self, msg: StreamMessage[Any]) -> None:
+        try:
+            if _unseen(msg):
+                note_received(msg)
+        except Exception as error:
+            report("instrument faststream", error)
 
     def _begin(self, handler: Any, msg: StreamMessage[Any], redeliveries: int) -> MessageProcess | None:
         try:
