@@ -114,6 +114,7 @@ def _read_once(
                 addresses.gateway_url,
                 documents,
                 queue_url=addresses.queue_url,
+                queue=system.settings.queue,
                 timeout_s=_SCENARIO_TIMEOUT_S,
                 progress=progress,
                 should_stop=stop.is_set,
