@@ -226,6 +226,22 @@ class TestOnce:
         with sqlite3.connect(tmp_path / "history.db") as history:
             assert history.execute("SELECT DISTINCT system FROM queue_messages").fetchall() == [("nats",)]
 
+    def test_celery_carries_the_messages_by_one_setting(self, start, tmp_path):
+        demo = start("--once", "--documents", "2", "--data-dir", tmp_path, *ANY_PORTS, "--queue", "celery")
+        assert demo.finish() == 0, demo.output
+        for text in (
+            "Valkey at redis://127.0.0.1:",
+            "└─ run documents.ready ",
+            "events, 34 metrics and 33 records that were expected are there.",
+        ):
+            assert text in demo.output, demo.output
+        demo.assert_all_ended(time.monotonic(), timeout_s=1.0)
+        with sqlite3.connect(tmp_path / "history.db") as history:
+            query = "SELECT DISTINCT source FROM job_runs WHERE job LIKE 'documents%' OR job LIKE 'agents.%'"
+            assert history.execute(query).fetchall() == [("celery",)]
+            query = "SELECT queue, error_type, count(*) FROM queue_messages WHERE status = 'rejected' GROUP BY 1, 2"
+            assert history.execute(query).fetchall() == [("documents", "DecodeError", 1)]
+
     def test_telemetry_can_go_elsewhere(self, start, data_dir, tmp_path):
         with ConsoleServer(data_dir=tmp_path / "console", port=0) as console:
             demo = start("--once", "--documents", "2", "--data-dir", data_dir, "--port", "0", "--endpoint", console.url)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import signal
@@ -132,9 +133,13 @@ class KillableSystem:
     def _pending(self, service: str) -> list[str]:
         """Return the messages that the service has taken and not acknowledged, as they went over the wire."""
         stream, url = STREAMS[service], self.demo.addresses.queue_url
-        if url.startswith("nats"):
+        if self.demo.settings.queue == "nats":
             return asyncio.run(pending_in_nats(url, stream, service))
         with Redis.from_url(url) as client:
+            if self.demo.settings.queue == "celery":
+                # What a worker has taken is kept there by Kombu until it is acknowledged
+                taken = [json.loads(value) for value in client.hvals("unacked")]
+                return [json.dumps(message) for message, _, routing_key in taken if routing_key == stream]
             pending = client.xpending_range(stream, service, "-", "+", 100)
             return [
                 bytes(value).decode("latin-1")
@@ -163,7 +168,7 @@ async def pending_in_nats(url: str, stream: str, service: str) -> list[str]:
         await client.close()
 
 
-@pytest.fixture(params=["valkey", "nats"])
+@pytest.fixture(params=["valkey", "nats", "celery"])
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KillableSystem]:
     """A demo with every agent apart, for all kills."""
     told = {"DEMO_AGENTS_APART": "all", "DEMO_REDELIVER_AFTER_S": "2", "DEMO_QUEUE": request.param}
@@ -198,7 +203,7 @@ def is_verified(client: httpx.Client, document: AcceptedDocument) -> bool:
 def orphans(system: KillableSystem, console: Console, killed: list[Killed]) -> list[str]:
     """Return the spans of all documents whose parent nobody knows, but for children of what died unsent."""
     parents: dict[tuple[str, str], set[str]] = {}
-    for edge in expected_edges(apart=AGENTS):
+    for edge in expected_edges(apart=AGENTS, queue=system.demo.settings.queue):
         if edge.relation == "parent":
             parents.setdefault((edge.target.service, edge.target.name), set()).add(edge.source.service)
     dead = {(one.service, trace_id) for one in killed for trace_id in one.in_memory(system.documents)}

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
-from faststream.exceptions import NackMessage
 from openai import APIConnectionError, InternalServerError, RateLimitError
 
 import clew
@@ -18,7 +17,7 @@ from clew.demo.language_model import LanguageModel
 from clew.demo.library import Document, Library, now
 from clew.demo.messages import AgentWork, DocumentReady
 from clew.demo.settings import DemoError, DemoSettings
-from clew.demo.streams import QueueAwayError, Streams
+from clew.demo.streams import Postponed, QueueAwayError, Streams
 
 TYPES: Final = {"processor": "summarisation", "topicizer": "topicization", "exporter": "export"}
 
@@ -95,7 +94,7 @@ class Agents:
             yield
         except TEMPORARY as error:
             log.warning("work.postponed", subject=work.subject, id=work.id, error=str(error))
-            raise NackMessage from error
+            raise Postponed from error
         except Exception as error:
             reason = str(error) if isinstance(error, DemoError) else f"{type(error).__name__}: {error}"
             if work.subject == "export":

@@ -114,6 +114,7 @@ def _read_once(
                 addresses.gateway_url,
                 documents,
                 queue_url=addresses.queue_url,
+                queue=system.settings.queue,
                 timeout_s=_SCENARIO_TIMEOUT_S,
                 progress=progress,
                 should_stop=stop.is_set,
@@ -138,7 +139,9 @@ def _show_telemetry(
     from clew.demo.verification import Expectations, await_nothing_missing
 
     settings = system.settings
-    expected = Expectations.of(apart=settings.agents_apart, model=settings.model, stand_in=system.is_stand_in)
+    expected = Expectations.of(
+        apart=settings.agents_apart, model=settings.model, stand_in=system.is_stand_in, queue=settings.queue
+    )
     palette = presentation.Palette()
     with Console(system.addresses.console_url) as console:
         missing = await_nothing_missing(

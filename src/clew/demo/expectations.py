@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from clew.demo.settings import AGENTS, STAND_IN_MODEL
+from clew.demo.messages import DOCUMENTS, DOCUMENTS_READY, EXPORTS, STREAMS
+from clew.demo.settings import AGENTS, STAND_IN_MODEL, Queue
 
 Relation = Literal["parent", "link"]
 Story = Literal["document", "export", "periodic"]
@@ -71,8 +72,17 @@ class MetricName:
         return f"{self.service} '{self.name}' in {self.unit}"
 
 
+def receipt(queue: Queue, stream: str) -> str:
+    """Return the name of the span of a message that is received; with Celery it is the run of a task."""
+    return f"run {stream}" if queue == "celery" else f"process {stream}"
+
+
 def expected_edges(
-    *, apart: tuple[str, ...] = ("topicizer",), model: str = STAND_IN_MODEL, stand_in: bool = True
+    *,
+    apart: tuple[str, ...] = ("topicizer",),
+    model: str = STAND_IN_MODEL,
+    stand_in: bool = True,
+    queue: Queue = "valkey",
 ) -> tuple[Edge, ...]:
     """Return the edges of a demo.
 
@@ -80,15 +90,17 @@ def expected_edges(
         apart: the agents that run in processes of their own, as ``DEMO_AGENTS_APART`` says.
         model: the model that the agents ask.
         stand_in: whether the model is the demo's own, whose spans are part of the trace.
+        queue: who carries the messages.
     """
     host = {name: name if name in apart else "orchestrator" for name in AGENTS}
+    taken, verified, exporting = (receipt(queue, stream) for stream in (DOCUMENTS, DOCUMENTS_READY, EXPORTS))
     edges = [
-        *_message("document", "gateway", "POST /documents", "documents", "orchestrator"),
-        _parent("document", "orchestrator", "process documents", "orchestrator", "invoke_agent orchestrator"),
+        *_message(queue, "document", "gateway", "POST /documents", "documents", "orchestrator"),
+        _parent("document", "orchestrator", taken, "orchestrator", "invoke_agent orchestrator"),
     ]
     source, source_host = "orchestrator", "orchestrator"
     for name in AGENTS:
-        edges += _handoff("document", source_host, f"invoke_agent {source}", name, host[name])
+        edges += _handoff(queue, "document", source_host, f"invoke_agent {source}", name, host[name])
         if name != "exporter":
             asking = f"invoke_agent {name}"
             if name == "processor":
@@ -102,12 +114,14 @@ def expected_edges(
             for step in ("cache topics in use", "memory write topics"):
                 edges.append(_parent("document", host[name], f"invoke_agent {name}", host[name], step))
         source, source_host = name, host[name]
-    edges += _message("document", source_host, "invoke_agent exporter", "documents.ready", "scheduler")
+    edges += _message(queue, "document", source_host, "invoke_agent exporter", "documents.ready", "scheduler")
     edges += [
-        _parent("document", "scheduler", "process documents.ready", "scheduler", "run verify_document"),
-        *_message("export", "gateway", "POST /exports", "exports", "scheduler"),
-        _parent("export", "scheduler", "process exports", "scheduler", "run export_documents"),
-        *_handoff("export", "scheduler", "run export_documents", "exporter", host["exporter"], from_outside=True),
+        _parent("document", "scheduler", verified, "scheduler", "run verify_document"),
+        *_message(queue, "export", "gateway", "POST /exports", "exports", "scheduler"),
+        _parent("export", "scheduler", exporting, "scheduler", "run export_documents"),
+        *_handoff(
+            queue, "export", "scheduler", "run export_documents", "exporter", host["exporter"], from_outside=True
+        ),
         _parent("export", host["exporter"], "invoke_agent exporter", host["exporter"], "execute_tool write_export"),
         _parent("periodic", "scheduler", "run digest", "scheduler", "invoke_agent digester"),
         _parent("periodic", "scheduler", "run health_check", "scheduler", "llm probe"),
@@ -128,15 +142,17 @@ def _parent(story: Story, service: str, name: str, to_service: str, to_name: str
     )
 
 
-def _message(story: Story, service: str, name: str, stream: str, consumer: str) -> list[Edge]:
-    """One message: from what sends it to its processing, which is the child of the send span and links to it."""
-    passed_on = _parent(story, service, f"send {stream}", consumer, f"process {stream}")
+def _message(queue: Queue, story: Story, service: str, name: str, stream: str, consumer: str) -> list[Edge]:
+    """One message: from what sends it to its processing, which is the child of the send span and, but for a task, links to it."""
+    passed_on = _parent(story, service, f"send {stream}", consumer, receipt(queue, stream))
+    if queue == "celery":
+        return [_parent(story, service, name, service, f"send {stream}"), passed_on]
     link = Edge(story=story, source=passed_on.source, target=passed_on.target, relation="link")
     return [_parent(story, service, name, service, f"send {stream}"), passed_on, link]
 
 
 def _handoff(
-    story: Story, service: str, name: str, agent: str, agent_host: str, *, from_outside: bool = False
+    queue: Queue, story: Story, service: str, name: str, agent: str, agent_host: str, *, from_outside: bool = False
 ) -> list[Edge]:
     """One handoff: the agent's task is its child, whether it stays in the process or crosses by the agent's stream."""
     handoff = f"execute_tool transfer_to_{agent}"
@@ -145,27 +161,32 @@ def _handoff(
         _parent(story, service, handoff, agent_host, f"invoke_agent {agent}"),
     ]
     if from_outside or service != agent_host:
-        edges += _message(story, service, handoff, f"agents.{agent}", agent_host)
+        edges += _message(queue, story, service, handoff, f"agents.{agent}", agent_host)
     return edges
 
+
+_TAKEN: Final[dict[Queue, str]] = {"valkey": "queue_pop", "nats": "queue_pop", "celery": "job_start"}
 
 EXPECTED_EDGES: Final = expected_edges()
 """The edges of the demo as it starts by default."""
 
 
-def expected_log_events(*, apart: tuple[str, ...] = ("topicizer",), stand_in: bool = True) -> tuple[LogEvent, ...]:
+def expected_log_events(
+    *, apart: tuple[str, ...] = ("topicizer",), stand_in: bool = True, queue: Queue = "valkey"
+) -> tuple[LogEvent, ...]:
     """Return the log lines of a demo.
 
     Args:
         apart: the agents that run in processes of their own.
         stand_in: whether the model is the demo's own.
+        queue: who carries the messages.
     """
     host = {name: name if name in apart else "orchestrator" for name in AGENTS}
     lines = [
         ("gateway", "request_in"),
         ("gateway", "document.accepted"),
         ("gateway", "request_out"),
-        ("orchestrator", "queue_pop"),
+        *((service, _TAKEN[queue]) for service in ("orchestrator", "scheduler")),
         ("orchestrator", "agent_task_start"),
         ("orchestrator", "agent_handoff"),
         ("orchestrator", "agent_task_end"),
@@ -175,7 +196,6 @@ def expected_log_events(*, apart: tuple[str, ...] = ("topicizer",), stand_in: bo
         (host["processor"], "document.summarised"),
         (host["topicizer"], "document.topics"),
         (host["exporter"], "document.ready"),
-        ("scheduler", "queue_pop"),
         ("scheduler", "job_start"),
         ("scheduler", "document.verified"),
         ("scheduler", "job_end"),
@@ -188,7 +208,9 @@ EXPECTED_LOG_EVENTS: Final = expected_log_events()
 """The log lines of one document, as the demo starts by default."""
 
 
-def expected_metrics(*, apart: tuple[str, ...] = ("topicizer",), stand_in: bool = True) -> tuple[MetricName, ...]:
+def expected_metrics(
+    *, apart: tuple[str, ...] = ("topicizer",), stand_in: bool = True, queue: Queue = "valkey"
+) -> tuple[MetricName, ...]:
     """Return the metrics of a demo.
 
     Args:
@@ -206,7 +228,7 @@ def expected_metrics(*, apart: tuple[str, ...] = ("topicizer",), stand_in: bool 
         ("gateway", "demo.documents.refused", "{document}"),
         ("gateway", "demo.document.size", "By"),
         ("orchestrator", "messaging.client.consumed.messages", "{message}"),
-        ("orchestrator", "messaging.process.duration", "s"),
+        ("orchestrator", "clew.job.duration" if queue == "celery" else "messaging.process.duration", "s"),
         ("orchestrator", "clew.queue.wait.duration", "s"),
         ("orchestrator", "clew.queue.rejected", "{message}"),
         ("orchestrator", "clew.agent.task.duration", "s"),
@@ -254,11 +276,26 @@ class JobRecord:
         return f"{self.service} '{self.job}'"
 
 
-EXPECTED_RECORDS: Final = tuple(
+_JOBS: Final = tuple(
     JobRecord(service="scheduler", job=job)
     for job in ("verify_document", "export_documents", "digest", "health_check", "cleanup")
 )
-"""The jobs of the demo: two that messages ask for, and three at intervals."""
+
+
+def expected_records(edges: Iterable[Edge], *, queue: Queue = "valkey") -> tuple[JobRecord, ...]:
+    """Return the jobs of a demo: two that messages ask for, three at intervals, and with Celery each task that a message is.
+
+    Args:
+        edges: its edges.
+        queue: who carries the messages.
+    """
+    tasks = {receipt(queue, stream): stream for stream in STREAMS} if queue == "celery" else {}
+    found = {
+        JobRecord(service=edge.target.service, job=tasks[edge.target.name]): None
+        for edge in edges
+        if edge.target.name in tasks
+    }
+    return (*_JOBS, *found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +313,7 @@ class SpanRecord:
 _RECORDED: Final = {
     "send ": "message",
     "process ": "message",
+    **{receipt("celery", stream): "message" for stream in STREAMS},
     "invoke_agent ": "agent task",
     "execute_tool transfer_to_": "handoff",
     "chat ": "LLM call",

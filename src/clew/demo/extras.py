@@ -10,6 +10,7 @@ from clew.demo.settings import DemoError
 NEEDED: Final = (
     "aiosqlite",
     "apscheduler",
+    "celery",
     "fastapi",
     "faststream",
     "httpx",

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from clew.demo.corpus import documentation
 from clew.demo.scenario import ScenarioError, put_malformed_envelope, submit
-from clew.demo.settings import DemoError
+from clew.demo.settings import DemoError, Queue
 from clew.demo.system import DemoSystem
 from clew.demo.telemetry import Console, Stored
 
@@ -46,14 +46,15 @@ class Reader(threading.Thread):
 
     Args:
         gateway_url: the gateway.
+        queue: who carries the messages.
         queue_url: where one malformed envelope goes at the start.
         stop: set when it is to end.
     """
 
-    def __init__(self, gateway_url: str, queue_url: str, stop: threading.Event) -> None:
+    def __init__(self, gateway_url: str, queue: Queue, queue_url: str, stop: threading.Event) -> None:
         super().__init__(name="reader", daemon=True)
         self._gateway_url = gateway_url
-        self._queue_url = queue_url
+        self._queue, self._queue_url = queue, queue_url
         self._stop_wanted = stop
         self.reading = Reading()
 
@@ -62,7 +63,7 @@ class Reader(threading.Thread):
         texts = documentation()
         with httpx.Client(base_url=self._gateway_url, timeout=_REQUEST_TIMEOUT_S, trust_env=False) as client:
             try:
-                put_malformed_envelope(self._queue_url)
+                put_malformed_envelope(self._queue, self._queue_url)
             except ScenarioError as error:
                 self._note(problem=str(error))
             for number, text in enumerate(itertools.cycle(texts)):
@@ -96,7 +97,7 @@ def show(system: DemoSystem, terminal: Terminal, stop: threading.Event) -> None:
     Raises:
         DemoError: a process has ended by itself.
     """
-    reader = Reader(system.addresses.gateway_url, system.addresses.queue_url, stop)
+    reader = Reader(system.addresses.gateway_url, system.settings.queue, system.addresses.queue_url, stop)
     reader.start()
     started = time.monotonic()
     url = system.addresses.console_url

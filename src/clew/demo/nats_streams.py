@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final
 
 import nats
-from faststream import AckPolicy, BaseMiddleware
-from faststream.exceptions import NackMessage
-from faststream.message import StreamMessage
+from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from nats.errors import Error
 from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 
-import clew
+from clew.demo.faststream_streams import LOGGER, FastStreamStreams, postponing
 from clew.demo.messages import STREAMS
 from clew.demo.settings import DemoSettings
-from clew.demo.streams import GRACEFUL_TIMEOUT_S, LOGGER, Handler, Streams
+from clew.demo.streams import GRACEFUL_TIMEOUT_S, Handler
 
 JETSTREAM: Final = "clew-demo"
 """The JetStream stream that keeps the messages of all subjects until they are acknowledged."""
@@ -27,7 +24,7 @@ _PUBLISH_TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 5.0
 
 
-class NatsStreams(Streams):
+class NatsStreams(FastStreamStreams):
     """The streams of one service in NATS, at ``NATS_URL``."""
 
     title: ClassVar[str] = "NATS"
@@ -40,11 +37,12 @@ class NatsStreams(Streams):
             # As long as it takes: a service outlives its server
             max_reconnect_attempts=-1,
             graceful_timeout=GRACEFUL_TIMEOUT_S,
-            middlewares=[_later(settings.redeliver_after_s)],
+            # At once, it would meet the same trouble
+            middlewares=[postponing(delay=settings.redeliver_after_s)],
             logger=logging.getLogger(LOGGER),
             log_level=logging.DEBUG,
         )
-        super().__init__(clew.instrument(broker), settings)
+        super().__init__(broker, settings)
 
     @classmethod
     def away(cls) -> tuple[type[Exception], ...]:
@@ -104,16 +102,3 @@ def durable_name(stream: str, group: str) -> str:
     """
     # A dot parts the words of a subject, and no name may have one
     return f"{group}-{stream.replace('.', '-')}"
-
-
-def _later(delay_s: float) -> type[BaseMiddleware[Any, Any]]:
-    """Have what goes back come again after a while: at once, it would meet the same trouble."""
-
-    class Later(BaseMiddleware[Any, Any]):
-        async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]) -> Any:
-            try:
-                return await call_next(msg)
-            except NackMessage as error:
-                raise NackMessage(delay=delay_s) from error
-
-    return Later

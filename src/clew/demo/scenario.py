@@ -14,7 +14,7 @@ import httpx
 
 from clew.demo.corpus import Text, documentation
 from clew.demo.messages import DOCUMENTS
-from clew.demo.settings import DemoError, DemoSettings
+from clew.demo.settings import DemoError, DemoSettings, Queue
 from clew.demo.streams import QueueAwayError, put_bytes
 
 _REQUEST_TIMEOUT_S: Final = 10.0
@@ -82,6 +82,7 @@ def run_scenario(
     documents: int | None = None,
     *,
     queue_url: str | None = None,
+    queue: Queue = "valkey",
     timeout_s: float = 60.0,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -92,6 +93,7 @@ def run_scenario(
         gateway_url: such as ``http://127.0.0.1:8000``.
         documents: how many of Python's documentation texts; ``None`` for all.
         queue_url: where a malformed envelope is put on the documents' stream; ``None`` for not.
+        queue: who carries the messages there.
         timeout_s: how long all of it may take.
         progress: called with what is done, how many and out of how many.
         should_stop: asked again and again; the scenario ends early when it says so.
@@ -102,7 +104,7 @@ def run_scenario(
     with httpx.Client(base_url=gateway_url, timeout=_REQUEST_TIMEOUT_S, trust_env=False) as client:
         run = _Run(client, timeout_s=timeout_s, progress=progress or (lambda *_: None), should_stop=should_stop)
         try:
-            return run.all(documentation(documents), queue_url)
+            return run.all(documentation(documents), queue_url, queue)
         except httpx.HTTPError as error:
             raise ScenarioError(
                 f"the gateway at {gateway_url} does not answer ({type(error).__name__}: {error})"
@@ -126,17 +128,18 @@ def submit(client: httpx.Client, text: Text) -> AcceptedDocument:
     return AcceptedDocument(id=accepted["id"], title=text.title, trace_id=accepted["trace_id"])
 
 
-def put_malformed_envelope(queue_url: str) -> None:
+def put_malformed_envelope(queue: Queue, queue_url: str) -> None:
     """Put a message on the documents' stream that no consumer can read.
 
     Args:
+        queue: who carries the messages.
         queue_url: such as ``redis://127.0.0.1:6379/0`` or ``nats://127.0.0.1:4222``.
 
     Raises:
         ScenarioError: nobody answers there.
     """
     try:
-        put_bytes(queue_url, DOCUMENTS, MALFORMED_ENVELOPE)
+        put_bytes(queue, queue_url, DOCUMENTS, MALFORMED_ENVELOPE)
     except QueueAwayError as error:
         raise ScenarioError(str(error)) from error
 
@@ -151,7 +154,7 @@ class _Run:
         self._progress = progress
         self._should_stop = should_stop
 
-    def all(self, texts: Sequence[Text], queue_url: str | None) -> ScenarioResult:
+    def all(self, texts: Sequence[Text], queue_url: str | None, queue: Queue) -> ScenarioResult:
         accepted = []
         for number, text in enumerate(texts, start=1):
             if self._should_stop():
@@ -160,7 +163,7 @@ class _Run:
             self._progress("submitted", number, len(texts))
         refusals = tuple(self._refused())
         if queue_url is not None:
-            put_malformed_envelope(queue_url)
+            put_malformed_envelope(queue, queue_url)
         self._await_documents(accepted)
         export_id, export_trace_id, exported = self._export(len(accepted))
         topics = tuple(topic["name"] for topic in self._get("/topics?limit=10"))

@@ -21,7 +21,7 @@ import clew
 from clew.demo.settings import READY_FD_VARIABLE
 
 # They announce each request and each run, which spans and clew's own events do already
-_TALKATIVE: Final = ("httpx", "httpx2", "apscheduler", "demo.streams", "openai")
+_TALKATIVE: Final = ("httpx", "httpx2", "apscheduler", "demo.streams", "openai", "celery", "kombu")
 _FLUSH_TIMEOUT_S: Final = 1.0
 _STOP_TIMEOUT_S: Final = 2.8
 _GRACEFUL_TIMEOUT_S: Final = 1

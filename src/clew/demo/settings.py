@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,7 +15,9 @@ import clew
 AGENTS: Final = ("processor", "topicizer", "exporter")
 """The agents that a document is handed along, in this order."""
 
-QUEUES: Final = ("valkey", "nats")
+Queue = Literal["valkey", "nats", "celery"]
+
+QUEUES: Final[tuple[Queue, ...]] = get_args(Queue)
 """Who may carry the messages."""
 
 STAND_IN_MODEL: Final = "clew-extractive-1"
@@ -91,7 +93,7 @@ class DemoSettings(BaseSettings):
     )
 
     # How documents are worked on
-    queue: Literal["valkey", "nats"] = "valkey"
+    queue: Queue = "valkey"
     agents_apart: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_agents), AfterValidator(_known_agents)] = (
         "topicizer",
     )

@@ -136,7 +136,7 @@ class DemoSystem:
 
     def stop(self) -> None:
         """End everything, those first who still need the others to end their work."""
-        self._processes.stop(last=("llm", self.settings.queue, "console"))
+        self._processes.stop(last=("llm", self._server.name, "console"))
 
     def check(self) -> None:
         """See that everything still runs.
@@ -154,8 +154,9 @@ class DemoSystem:
     def _start_queue(self) -> None:
         server = self._server
         if not server.given_url:
-            name = self.settings.queue
-            member = self._processes.start(name, server.command(self._folder / name), says_ready=False)
+            # A folder for each: what is a stream to one is a list to another
+            command = server.command(self._folder / self.settings.queue)
+            member = self._processes.start(server.name, command, says_ready=False)
             self._processes.await_ready(member, _START_TIMEOUT_S, server.is_ready)
         self._step(1, f"{server.title} at {self.addresses.queue_url.rpartition('@')[2]}")
 

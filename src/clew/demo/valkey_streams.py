@@ -10,14 +10,14 @@ from faststream.redis import RedisBroker, StreamSub
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-import clew
+from clew.demo.faststream_streams import LOGGER, FastStreamStreams, postponing
 from clew.demo.settings import DemoSettings
-from clew.demo.streams import GRACEFUL_TIMEOUT_S, LOGGER, Handler, Streams
+from clew.demo.streams import GRACEFUL_TIMEOUT_S, Handler
 
 _CLAIM_EVERY_S: Final = 1.0
 
 
-class ValkeyStreams(Streams):
+class ValkeyStreams(FastStreamStreams):
     """The streams of one service in Valkey, at ``VALKEY_URL``."""
 
     title: ClassVar[str] = "Valkey"
@@ -27,11 +27,13 @@ class ValkeyStreams(Streams):
         broker = RedisBroker(
             settings.valkey_url,
             graceful_timeout=GRACEFUL_TIMEOUT_S,
+            # Such a message stays pending until it counts as abandoned
+            middlewares=[postponing()],
             # Not FastStream's own, which writes to the terminal by itself
             logger=logging.getLogger(LOGGER),
             log_level=logging.DEBUG,
         )
-        super().__init__(clew.instrument(broker), settings)
+        super().__init__(broker, settings)
 
     @classmethod
     def away(cls) -> tuple[type[Exception], ...]:

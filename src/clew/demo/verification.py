@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Final
 
 from clew.demo.expectations import (
-    EXPECTED_RECORDS,
     Edge,
     JobRecord,
     LogEvent,
@@ -21,11 +20,13 @@ from clew.demo.expectations import (
     expected_edges,
     expected_log_events,
     expected_metrics,
+    expected_records,
     expected_span_records,
     missing_edges,
 )
 from clew.demo.records import Run, records_of_trace, runs_of_jobs
 from clew.demo.scenario import ScenarioResult
+from clew.demo.settings import Queue
 from clew.demo.telemetry import Console
 
 _POLL_EVERY_S: Final = 0.25
@@ -41,6 +42,7 @@ class Expectations:
     metrics: tuple[MetricName, ...]
     records: tuple[JobRecord, ...]
     span_records: tuple[SpanRecord, ...]
+    queue: Queue
 
     def __str__(self) -> str:
         return (
@@ -49,15 +51,16 @@ class Expectations:
         )
 
     @classmethod
-    def of(cls, *, apart: tuple[str, ...], model: str, stand_in: bool) -> Expectations:
+    def of(cls, *, apart: tuple[str, ...], model: str, stand_in: bool, queue: Queue) -> Expectations:
         """Return what a demo with these settings is expected to emit."""
-        edges = expected_edges(apart=apart, model=model, stand_in=stand_in)
+        edges = expected_edges(apart=apart, model=model, stand_in=stand_in, queue=queue)
         return cls(
             edges=edges,
-            log_events=expected_log_events(apart=apart, stand_in=stand_in),
-            metrics=expected_metrics(apart=apart, stand_in=stand_in),
-            records=EXPECTED_RECORDS,
+            log_events=expected_log_events(apart=apart, stand_in=stand_in, queue=queue),
+            metrics=expected_metrics(apart=apart, stand_in=stand_in, queue=queue),
+            records=expected_records(edges, queue=queue),
             span_records=expected_span_records(edges),
+            queue=queue,
         )
 
 
@@ -141,7 +144,7 @@ def _missing_span_records(
             span.seen.span_id: SpanName(service=span.seen.service, name=span.seen.name)
             for span in console.trace(trace_id)
         }
-        for found in records_of_trace(gateway_url, trace_id):
+        for found in records_of_trace(gateway_url, trace_id, queue=expected.queue):
             named = SpanName(service=found.service, name=found.span_name)
             if found.status in _ENDED_WELL and found.span_id is not None and spans.get(found.span_id) == named:
                 joined.add(SpanRecord(story=story, kind=found.kind, span=named))

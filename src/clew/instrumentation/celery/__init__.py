@@ -16,7 +16,7 @@ from celery import Celery
 from celery.local import Proxy
 
 from clew.diagnostics import report
-from clew.instrumentation.celery import processes, running, sending
+from clew.instrumentation.celery import processes, rejection, running, sending
 from clew.instrumentation.celery.application import WHERE, mark, name_rival
 
 __all__ = ["instrument", "instrument_all"]
@@ -43,7 +43,7 @@ def instrument(target: T) -> T:
     name_rival()
     if mark(app):
         wrapt.wrap_function_wrapper(app, "send_task", sending.send_task)
-        for part in (sending, running, processes):
+        for part in (sending, running, rejection, processes):
             part.connect()
     return target
 
