@@ -48,8 +48,8 @@ def test_a_message_that_is_waited_for_is_linked_and_counted_once(
     captured_telemetry: CapturedTelemetry, client: Any
 ) -> None:
     late = threading.Timer(0.3, send, (client, 1))
-    late.start()
     with clew.message_receive("documents") as receive:
+        late.start()
         answer = client.blpop("documents", timeout=20)
         receive.got(answer[1])
     late.join()
