@@ -172,6 +172,10 @@ async def pending_in_nats(url: str, stream: str, service: str) -> list[str]:
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KillableSystem]:
     """A demo with every agent apart, for all kills."""
     told = {"DEMO_AGENTS_APART": "all", "DEMO_REDELIVER_AFTER_S": "2", "DEMO_QUEUE": request.param}
+    if request.param == "celery":
+        # Kombu pops a message first and notes it then: one that is popped by a process that is killed just then is lost. A worker
+        # that may take one at a time pops none while it works
+        told["DEMO_WORKERS"] = "1"
     with (
         running_demo(tmp_path, **told) as demo,
         History(f"sqlite:///{tmp_path / 'history.db'}") as history,
