@@ -231,9 +231,10 @@ def unjoined(system: KillableSystem, console: Console, killed: list[Killed]) -> 
     """Return the records of all documents that have no span, but for those of what died unsent."""
     dead = {(one.service, trace_id) for one in killed for trace_id in one.in_memory(system.documents)}
     found = []
+    queue = system.demo.settings.queue
     for document in system.documents:
         spans = {span.seen.span_id: (span.seen.service, span.seen.name) for span in console.trace(document.trace_id)}
-        records = records_of_trace(system.demo.addresses.gateway_url, document.trace_id)
+        records = records_of_trace(system.demo.addresses.gateway_url, document.trace_id, queue=queue)
         if not records:
             found.append(f"no record in {document.trace_id}")
         found += [

@@ -19,7 +19,7 @@ from clew.history import payload
 from clew.jobs.occasion import Occasion
 from clew.jobs.run import STATUS, JobRun, _scheduled
 from clew.queues.message import count_consumed
-from clew.queues.record import keep
+from clew.queues.record import REDELIVERY_COUNT, keep
 
 EARLIER_TRY: Final = "clew-earlier-try"
 """The header with the carrier of the try that asked for this one."""
@@ -183,7 +183,8 @@ class TaskRun(JobRun):
             type=payload.text(self.attributes["clew.job.name"], max_bytes=255),
             source=self.told.source,
             message_id=payload.text(self.occasion.job_id, max_bytes=255),
-            attempt=self.told.attempt,
+            # A try that was asked for, and one that came again by itself
+            attempt=self.told.attempt + int(self.attributes.get(REDELIVERY_COUNT, 0)),
             messages=1,
             duration_s=max(0.0, (clock.monotonic_ns() - self._started_ns) / 1e9),
             wait_s=self.told.waited_s,
