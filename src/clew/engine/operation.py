@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
@@ -395,6 +396,9 @@ class Operation:
         self._plan.duration(self.attributes).record_in(duration_s, self._span.get_span_context())
 
 
+# What a link says, made once as a span keeps it
+_IS_PARENT: Final = BoundedAttributes(attributes={semconv.OPENTRACING_REF_TYPE: "child_of"}, immutable=True)
+_UNKNOWN: Final = BoundedAttributes(immutable=True)
 # What a context refuses once it is in use, and its maker may do before
 _put: Final = dict.__setitem__
 
@@ -416,5 +420,5 @@ def _links(targets: Iterable[Linkable], parent: SpanContext = trace.INVALID_SPAN
         if span_context.is_valid:
             # Jaeger keeps one reference to a span, and would forget that what is linked here is the parent, too
             is_parent = (span_context.trace_id, span_context.span_id) == (parent.trace_id, parent.span_id)
-            links.append(Link(span_context, {semconv.OPENTRACING_REF_TYPE: "child_of"} if is_parent else None))
+            links.append(Link(span_context, _IS_PARENT if is_parent else _UNKNOWN))
     return links
