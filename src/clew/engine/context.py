@@ -301,12 +301,28 @@ def inject(carrier: C) -> C:
     Example:
         >>> headers = inject({"content-type": "application/json"})
     """
+    _write(carrier, None)
+    return carrier
+
+
+def carrier_of(context: Context) -> dict[str, str]:
+    """Return what carries the thread of a context.
+
+    Example:
+        >>> carrier_of(with_correlation_id("order-17", Context()))
+        {'x-correlation-id': 'order-17'}
+    """
+    carrier: dict[str, str] = {}
+    _write(carrier, context)
+    return carrier
+
+
+def _write(carrier: MutableMapping[Any, Any], context: Context | None) -> None:
     try:
         _ready()
-        propagate.inject(carrier)
+        propagate.inject(carrier, context=context)
     except Exception as error:
         report("inject", error)
-    return carrier
 
 
 def extract(carrier: Mapping[Any, Any] | None) -> Carried:
