@@ -45,6 +45,7 @@ def run(plan: Plan) -> Result:
             "CPU us/message, median",
             "added us, minimum",
             "x bare",
+            "added, x FastStream's own",
             "spans arrived / message",
             "logs arrived / message",
             "records written / message",
@@ -87,15 +88,17 @@ def _rows(
     bursts: int,
 ) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
-    bare: float | None = None
+    least = {
+        variant.module: min(burst["process_ns"] for burst in bursts_of) / COUNT / 1e3
+        for variant, bursts_of in found.items()
+    }
+    bare, own = least.get("bare"), least.get("stock")
     for variant in variants:
         if variant not in found:
-            rows.append([f"{variant.title}: {runners.missing.get(variant, 'not run')}", *([None] * 9)])
+            rows.append([f"{variant.title}: {runners.missing.get(variant, 'not run')}", *([None] * 10)])
             continue
         wall = Summary.of([burst["wall_ns"] / 1e9 for burst in found[variant]])
         spent = Summary.of([burst["process_ns"] / COUNT / 1e3 for burst in found[variant]])
-        if variant.module == "bare":
-            bare = spent.minimum
         rows.append(
             [
                 variant.title,
@@ -105,6 +108,7 @@ def _rows(
                 spent.median,
                 None if bare is None else spent.minimum - bare,
                 None if bare is None else spent.minimum / bare,
+                None if bare is None or own is None else (spent.minimum - bare) / (own - bare),
                 *(
                     sum(burst[signal] for burst in found[variant]) / COUNT / len(found[variant])
                     for signal in ("traces", "logs")

@@ -67,7 +67,7 @@ def test_messages_through_a_real_valkey_are_measured_without_and_with_records():
     (bare,), (without,), (recorded,) = (cells(done.stdout, title) for title in ("bare Fast", "clew, wi", "clew, each"))
     assert all(float(row[column].replace(",", "")) > 0 for row in (bare, without, recorded) for column in (1, 3))
     # Sent and processed: two spans of each message have arrived, and two records are in the database
-    assert [[row[7], row[9]] for row in (bare, without, recorded)] == [
+    assert [[row[8], row[10]] for row in (bare, without, recorded)] == [
         ["0.000", "0.000"],
         ["2.00", "0.000"],
         ["2.00", "2.00"],

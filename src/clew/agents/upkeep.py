@@ -27,6 +27,8 @@ CLAIM_S: Final = 5.0
 _TIDY_S: Final = 3_600.0
 _KEPT_S: Final = 7 * 86_400.0
 _AGENTS: Final = "agents"
+_TOLD_AT_ONCE: Final = 100
+"""How many agents are told of before what waits to be written has its turn: a run of a job waits for its record."""
 _TABLE: Final[Table] = Agent.__table__  # type: ignore[assignment]
 
 _kept: weakref.ref[Recorder] | None = None
@@ -47,7 +49,7 @@ def the_recorder() -> Recorder | None:
     interval_s = found.settings.heartbeat_s
     for chore in (
         Chore(name="agents heartbeat", interval_s=interval_s, do=lambda at: beat(at, found)),
-        Chore(name=_AGENTS, interval_s=min(TELL_S, interval_s), do=lambda _: tell(found), writes=False),
+        Chore(name=_AGENTS, interval_s=min(TELL_S, interval_s), do=lambda _: _tell_in_turn(found), writes=False),
         Chore(name="handoffs", interval_s=min(CLAIM_S, interval_s), do=lambda at: look(at, found), writes=False),
         Chore(name="agents tidied", interval_s=_TIDY_S, do=tidy),
     ):
@@ -78,13 +80,27 @@ def tell(of: Recorder) -> None:
     Args:
         of: whose database, and whose process.
     """
-    changed = [known for known in registry.all() if known.is_dirty]
-    if changed:
-        _write(changed, of)
+    while _tell_some(of):
+        pass
     if _is_leaving:
         with of.database.write() as connection:
             gone = {"gone_at": clock.utc_now(), "active": 0}
             connection.execute(update(_TABLE).where(*_own(of)).values(gone))
+
+
+def _tell_in_turn(of: Recorder) -> None:
+    if _is_leaving:
+        tell(of)
+    elif _tell_some(of):
+        of.hurry(_AGENTS)
+
+
+def _tell_some(of: Recorder) -> bool:
+    """Write some of what has changed; return whether there is more."""
+    changed = [known for known in registry.all() if known.is_dirty]
+    if changed:
+        _write(changed[:_TOLD_AT_ONCE], of)
+    return len(changed) > _TOLD_AT_ONCE
 
 
 def _write(changed: Sequence[Known], of: Recorder) -> None:

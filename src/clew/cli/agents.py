@@ -69,9 +69,16 @@ def list_(
 
     asked = asked_of(AgentsQuestion, type=type, service=service, state=state, hours=hours, limit=limit)
     with opened_history() as reader, reader.open() as connection:
-        found = known.registered(connection, type=asked.type, service=asked.service)
-        report = known.statistics(connection, since=asked.begin(), until=asked.until)
-    answer = AgentsAnswer.of(found, report.agents, limit=asked.limit, state=asked.state)
+        found = known.listed(
+            connection,
+            type=asked.type,
+            service=asked.service,
+            state=asked.state,
+            since=asked.begin(),
+            until=asked.until,
+            limit=asked.limit,
+        )
+    answer = AgentsAnswer.of(found)
     if as_json:
         print_json(plain_json(answer))
         return
@@ -100,7 +107,7 @@ def status(
     asked = asked_of(AgentQuestion, hours=hours)
     with opened_history() as reader, reader.open() as connection:
         found = known.registered(connection, agent=agent)
-        report = known.statistics(connection, agent=agent, since=asked.begin())
+        report = known.statistics(connection, agents=[agent], since=asked.begin())
     if not found:
         fail(f"there is no agent {agent!r}: 'clew agents list' shows which there are", FAILED)
     answer = WholeAgent.of_agent(found[0], report.agents[0] if report.agents else known.AgentStatistics(agent=agent))

@@ -218,20 +218,26 @@ def _ready() -> None:
 
 
 class _MappingGetter(Getter[Mapping[Any, Any]]):
-    """Reads any mapping, with keys of any case, and keys and values of text or bytes."""
+    """Reads headers as :func:`_in_small_letters` returns them."""
 
     def get(self, carrier: Mapping[Any, Any], key: str) -> list[str] | None:
-        for candidate in (key, key.encode()):
-            if candidate in carrier:
-                return _texts(carrier[candidate])
-        wanted = key.lower()
-        for name, value in carrier.items():
-            if _text(name).lower() == wanted:
-                return _texts(value)
-        return None
+        value = carrier.get(key.lower())
+        return None if value is None else _texts(value)
 
     def keys(self, carrier: Mapping[Any, Any]) -> list[str]:
-        return [_text(key) for key in carrier]
+        return list(carrier)
+
+
+def _in_small_letters(carrier: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return any mapping, with keys of any case, and keys and values of text or bytes, by keys in small letters."""
+    found: dict[str, Any] = {}
+    for name, value in carrier.items():
+        text = _text(name)
+        key = text.lower()
+        # What is written as it is looked for goes before what is written otherwise
+        if key not in found or text == key:
+            found[key] = value
+    return found
 
 
 def _texts(value: Any) -> list[str]:
@@ -295,12 +301,28 @@ def inject(carrier: C) -> C:
     Example:
         >>> headers = inject({"content-type": "application/json"})
     """
+    _write(carrier, None)
+    return carrier
+
+
+def carrier_of(context: Context) -> dict[str, str]:
+    """Return what carries the thread of a context.
+
+    Example:
+        >>> carrier_of(with_correlation_id("order-17", Context()))
+        {'x-correlation-id': 'order-17'}
+    """
+    carrier: dict[str, str] = {}
+    _write(carrier, context)
+    return carrier
+
+
+def _write(carrier: MutableMapping[Any, Any], context: Context | None) -> None:
     try:
         _ready()
-        propagate.inject(carrier)
+        propagate.inject(carrier, context=context)
     except Exception as error:
         report("inject", error)
-    return carrier
 
 
 def extract(carrier: Mapping[Any, Any] | None) -> Carried:
@@ -319,7 +341,7 @@ def extract(carrier: Mapping[Any, Any] | None) -> Carried:
         return Carried(Context())
     try:
         _ready()
-        return Carried(propagate.extract(carrier or {}, context=Context(), getter=_GETTER))
+        return Carried(propagate.extract(_in_small_letters(carrier or {}), context=Context(), getter=_GETTER))
     except Exception as error:
         report("extract", error)
         return Carried(Context())

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
@@ -16,7 +17,7 @@ from clew.catalog import semconv
 from clew.catalog.kind import OperationKind
 from clew.diagnostics import is_strict, report
 from clew.engine import logs, runtime
-from clew.engine.context import Carried, correlation_id, extract, inject, new_correlation_id
+from clew.engine.context import Carried, carrier_of, correlation_id, extract, new_correlation_id
 from clew.engine.decoration import decorate
 from clew.engine.instruments import BoundCounter
 from clew.engine.plan import plan_of, plans
@@ -204,8 +205,7 @@ class Operation:
     @property
     def carrier(self) -> dict[str, str]:
         """The thread at this operation, to be carried somewhere else."""
-        with Carried(self.context or Context()):
-            return inject({})
+        return carrier_of(Context() if self.context is None else self.context)
 
     # Its life: begin and finish are for callers that must not hold a context attached, such as generators
 
@@ -250,7 +250,7 @@ class Operation:
                 self._started_ns = clock.monotonic_ns()
                 if start_time_ns is not None:
                     self._started_ns -= clock.now_ns() - start_time_ns
-                if plan.active_labels is not None:
+                if plan.active is not None:
                     self._active = active = plan.active(self.attributes)
                     active.add(1)
             if plan.start_event is not None and state.log_stream is not None:
@@ -289,7 +289,7 @@ class Operation:
                     duration_ns = (clock.monotonic_ns() if stopped is None else stopped[0]) - self._started_ns
                     if self._active is not None:
                         self._active.add(-1)
-                    if plan.duration_labels is not None:
+                    if plan.duration is not None:
                         self._record_metrics(duration_ns / 1e9)
                     level, event, cause = plan.level, plan.end_event, None
                     if self.error_type is not None and not self._interrupted:
@@ -395,6 +395,9 @@ class Operation:
         self._plan.duration(self.attributes).record_in(duration_s, self._span.get_span_context())
 
 
+# What a link says, made once as a span keeps it
+_IS_PARENT: Final = BoundedAttributes(attributes={semconv.OPENTRACING_REF_TYPE: "child_of"}, immutable=True)
+_UNKNOWN: Final = BoundedAttributes(immutable=True)
 # What a context refuses once it is in use, and its maker may do before
 _put: Final = dict.__setitem__
 
@@ -416,5 +419,5 @@ def _links(targets: Iterable[Linkable], parent: SpanContext = trace.INVALID_SPAN
         if span_context.is_valid:
             # Jaeger keeps one reference to a span, and would forget that what is linked here is the parent, too
             is_parent = (span_context.trace_id, span_context.span_id) == (parent.trace_id, parent.span_id)
-            links.append(Link(span_context, {semconv.OPENTRACING_REF_TYPE: "child_of"} if is_parent else None))
+            links.append(Link(span_context, _IS_PARENT if is_parent else _UNKNOWN))
     return links

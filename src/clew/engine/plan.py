@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from opentelemetry.trace import SpanKind
 
-from clew.catalog.kind import OperationKind, Role
-from clew.engine.instruments import BoundCounter, BoundHistogram, Histogram, UpDownCounter
+from clew.catalog.kind import Metric, OperationKind, Role
 from clew.engine.metrics import registry
 
 Values = tuple[str | None, ...]
@@ -23,20 +22,48 @@ _SPAN_KINDS: Final = {
 _MAX_REMEMBERED: Final = 10_000
 
 
+class Handles:
+    """Handles of one metric's series, remembered by the values of their labels.
+
+    Args:
+        metric: of the catalogue.
+    """
+
+    __slots__ = ("_instrument", "_known", "_labels")
+
+    def __init__(self, metric: Metric) -> None:
+        self._instrument: Any = registry.declared(metric)
+        self._labels = metric.labels
+        self._known: dict[Values, Any] = {}
+
+    def of(self, attributes: Mapping[str, Any]) -> Any:
+        """Return the handle of the series that something with these attributes belongs to; what it lacks is no label."""
+        key = tuple(map(attributes.get, self._labels))
+        return self._known.get(key) or self._find(key)
+
+    def _find(self, key: tuple[Any, ...]) -> Any:
+        labels = {name: value for name, value in zip(self._labels, key, strict=True) if value is not None}
+        found = self._instrument.bind(**labels)
+        # 1, True and 1.0 are equal as keys, and are no equal labels: only texts are remembered
+        if len(self._known) < _MAX_REMEMBERED and all(type(value) is str or value is None for value in key):
+            self._known[key] = found
+        return found
+
+
 class Plan:
-    """One kind's. Handles of series are remembered by the values of their labels.
+    """One kind's.
 
     Args:
         kind: the row of the catalogue.
+
+    Attributes:
+        active: returns the count of operations in progress that one with some attributes belongs to; ``None`` where the kind has none.
+        duration: returns the histogram of durations that it belongs to; ``None`` where the kind has none.
     """
 
     __slots__ = (
-        "_active",
-        "_active_series",
-        "_duration",
-        "_duration_series",
-        "active_labels",
-        "duration_labels",
+        "active",
+        "duration",
         "end_event",
         "error_event",
         "is_timed",
@@ -53,32 +80,9 @@ class Plan:
         self.error_event = kind.events.error
         self.level: str = kind.events.level
         self.logger_name = f"clew.{kind.name}"
-        self.active_labels = kind.active.labels if kind.active is not None else None
-        self.duration_labels = kind.duration.labels if kind.duration is not None else None
         self.is_timed = bool(kind.active or kind.duration or kind.events.end or kind.events.error)
-        self._active: UpDownCounter | None = registry.declared(kind.active) if kind.active is not None else None
-        self._duration: Histogram | None = registry.declared(kind.duration) if kind.duration is not None else None
-        self._active_series: dict[Values, BoundCounter] = {}
-        self._duration_series: dict[Values, BoundHistogram] = {}
-
-    def active(self, attributes: Mapping[str, Any]) -> BoundCounter:
-        """Return the count of operations in progress that one with these attributes belongs to; only where the kind has one."""
-        key = tuple(map(attributes.get, cast("tuple[str, ...]", self.active_labels)))
-        return self._active_series.get(key) or self._find(key, self._active_series, self.active_labels, self._active)
-
-    def duration(self, attributes: Mapping[str, Any]) -> BoundHistogram:
-        """Return the histogram of durations that an operation with these attributes belongs to; only where the kind has one."""
-        key = tuple(map(attributes.get, cast("tuple[str, ...]", self.duration_labels)))
-        return self._duration_series.get(key) or self._find(
-            key, self._duration_series, self.duration_labels, self._duration
-        )
-
-    def _find(self, key: tuple[Any, ...], series: dict[Any, Any], names: Any, instrument: Any) -> Any:
-        found = instrument.bind(**{name: value for name, value in zip(names, key, strict=True) if value is not None})
-        # 1, True and 1.0 are equal as keys, and are no equal labels: only texts are remembered
-        if len(series) < _MAX_REMEMBERED and all(type(value) is str or value is None for value in key):
-            series[key] = found
-        return found
+        self.active: Any = Handles(kind.active).of if kind.active is not None else None
+        self.duration: Any = Handles(kind.duration).of if kind.duration is not None else None
 
 
 plans: Final[dict[str, Plan]] = {}

@@ -15,7 +15,7 @@ from clew.history.job_statistics import _Sum
 from clew.history.liveness import BEATS
 from clew.history.models import Agent, AgentTask, AgentTaskTotal
 from clew.history.processes import is_gone
-from clew.history.totals import Total, hour_of, stretches, until_hour
+from clew.history.totals import hour_of, stretches, until_hour
 
 State = Literal["active", "idle", "failing", "gone"]
 
@@ -26,6 +26,7 @@ MAX_AGENTS: Final = 1_000
 _LATE_S: Final = 5.0
 _TABLE: Final[Table] = Agent.__table__  # type: ignore[assignment]
 _ORDER: Final = ("failing", "active", "idle", "gone")
+_READ: Final = [column for column in _TABLE.columns if column.key not in ("process", "process_started_at")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,13 @@ class RegisteredAgent:
 
 
 def registered(
-    connection: Connection, *, agent: str | None = None, type: str | None = None, service: str | None = None
+    connection: Connection,
+    *,
+    agent: str | None = None,
+    type: str | None = None,
+    service: str | None = None,
+    state: State | None = None,
+    limit: int | None = None,
 ) -> list[RegisteredAgent]:
     """Return the agents that processes registered, by name, in the state that they are in now.
 
@@ -109,6 +116,8 @@ def registered(
         agent: this one only.
         type: of this kind only.
         service: those of this service only.
+        state: those in this state only. It is found out process by process, so all the others are read, too.
+        limit: how many; by default all.
 
     Example:
         >>> from clew.history.reading import Reader
@@ -116,9 +125,12 @@ def registered(
         ...     registered(connection)
         []
     """
-    query = select(_TABLE).order_by(_TABLE.c.agent, _TABLE.c.registered_at.desc())
-    for column, value in ((_TABLE.c.agent, agent), (_TABLE.c.type, type), (_TABLE.c.service, service)):
-        query = query if value is None else query.where(column == value)
+    wanted = ((_TABLE.c.agent, agent), (_TABLE.c.type, type), (_TABLE.c.service, service))
+    conditions = [column == value for column, value in wanted if value is not None]
+    query = select(*_READ).where(*conditions).order_by(_TABLE.c.agent, _TABLE.c.registered_at.desc())
+    if limit is not None and state is None:
+        names = select(_TABLE.c.agent).where(*conditions).distinct().order_by(_TABLE.c.agent).limit(limit)
+        query = query.where(_TABLE.c.agent.in_(names))
     alive: dict[tuple[Any, ...], bool] = {}
     found: defaultdict[str, list[Any]] = defaultdict(list)
     now = clock.utc_now()
@@ -127,7 +139,8 @@ def registered(
         if process not in alive:
             alive[process] = _lives(row, now)
         found[row.agent].append((row, _state(row, lives=alive[process])))
-    return [_together(name, rows) for name, rows in found.items()]
+    names_told = [name for name, rows in found.items() if state in (None, _state_of(rows))]
+    return [_together(name, found[name]) for name in names_told[:limit]]
 
 
 def _lives(row: Any, now: datetime) -> bool:
@@ -148,6 +161,10 @@ def _state(row: Any, *, lives: bool) -> State:
     return "active" if row.active > 0 else "idle"
 
 
+def _state_of(rows: Sequence[tuple[Any, State]]) -> State:
+    return min((state for _, state in rows), key=_ORDER.index)
+
+
 def _together(agent: str, rows: Sequence[tuple[Any, State]]) -> RegisteredAgent:
     names = [name for name in Place.__dataclass_fields__ if name != "state"]
     places = [Place(state=state, **{name: getattr(row, name) for name in names}) for row, state in rows]
@@ -158,7 +175,7 @@ def _together(agent: str, rows: Sequence[tuple[Any, State]]) -> RegisteredAgent:
         agent=agent,
         type=newest.type,
         version=newest.version,
-        state=min((place.state for place in places), key=_ORDER.index),
+        state=_state_of(rows),
         active=sum(place.active for place in living),
         processes=len(living),
         last_started_at=_latest(place.last_started_at for place in places),
@@ -227,7 +244,7 @@ class AgentReport:
 def statistics(
     connection: Connection,
     *,
-    agent: str | None = None,
+    agents: Sequence[str] | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int = MAX_AGENTS,
@@ -236,7 +253,7 @@ def statistics(
 
     Args:
         connection: to the history.
-        agent: of this one only.
+        agents: of these only; by default of all.
         since: from then on, with a time zone; by default from the beginning.
         until: until then, with a time zone; by default until now.
         limit: how many agents, :data:`MAX_AGENTS` at most.
@@ -247,23 +264,8 @@ def statistics(
         ...     statistics(connection).overall.tasks
         0
     """
-    model = AgentTaskTotal
-    sums: defaultdict[str, _Sum] = defaultdict(_Sum)
     overall = _Sum()
-    keys = (model.agent, model.status, model.bucket)
-    for grain, begin, end in stretches(since, until):
-        query = select(*keys, func.sum(model.tasks), func.sum(model.duration_s)).where(model.grain == grain)
-        query = query.where(model.since >= begin) if begin is not None else query
-        query = query.where(model.since < end) if end is not None else query
-        query = query if agent is None else query.where(model.agent == agent)
-        for name, status, bucket, tasks, duration_s in connection.execute(query.group_by(*keys)):
-            total = Total(job=name, status=status, bucket=bucket, runs=int(tasks), duration_s=float(duration_s))
-            sums[name].add(total)
-            overall.add(total)
-    going_on = select(AgentTask.agent, func.count()).where(AgentTask.status == "running").group_by(AgentTask.agent)
-    for name, active in connection.execute(going_on if agent is None else going_on.where(AgentTask.agent == agent)):
-        sums[name].running = active
-        overall.running += active
+    sums = _sums(connection, agents, since, until, overall)
     names = sorted(sums)
     told = names[: max(1, min(limit, MAX_AGENTS))]
     return AgentReport(
@@ -272,6 +274,84 @@ def statistics(
         overall=_figures("", overall),
         agents=[_figures(name, sums[name]) for name in told],
         is_cut=len(names) > len(told),
+    )
+
+
+def _sums(
+    connection: Connection,
+    agents: Sequence[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+    overall: _Sum | None = None,
+) -> dict[str, _Sum]:
+    """Return what the totals of agents add up to, by name; that of all is added to ``overall``, where it is wanted."""
+    model = AgentTaskTotal
+    sums: defaultdict[str, _Sum] = defaultdict(_Sum)
+    keys = (model.agent, model.status, model.bucket)
+    for grain, begin, end in stretches(since, until):
+        query = select(*keys, func.sum(model.tasks), func.sum(model.duration_s)).where(model.grain == grain)
+        query = query.where(model.since >= begin) if begin is not None else query
+        query = query.where(model.since < end) if end is not None else query
+        query = query if agents is None else query.where(model.agent.in_(agents))
+        for name, status, bucket, tasks, took_s in connection.execute(query.group_by(*keys)).all():
+            sums[name].add(status, bucket, tasks, took_s)
+            if overall is not None:
+                overall.add(status, bucket, tasks, took_s)
+    going_on = select(AgentTask.agent, func.count()).where(AgentTask.status == "running").group_by(AgentTask.agent)
+    for name, active in connection.execute(going_on if agents is None else going_on.where(AgentTask.agent.in_(agents))):
+        sums[name].running = active
+        if overall is not None:
+            overall.running += active
+    return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentList:
+    """Some of the agents that processes registered.
+
+    Attributes:
+        agents: each with its statistics, by name.
+        is_cut: there are more than these.
+    """
+
+    agents: Sequence[tuple[RegisteredAgent, AgentStatistics]]
+    is_cut: bool
+
+
+def listed(
+    connection: Connection,
+    *,
+    type: str | None = None,
+    service: str | None = None,
+    state: State | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = MAX_AGENTS,
+) -> AgentList:
+    """Return agents with their statistics; of those beyond the limit nothing is added up.
+
+    Args:
+        connection: to the history.
+        type: of this kind only.
+        service: those of this service only.
+        state: those in this state only.
+        since: from when on statistics are, with a time zone; by default from the beginning.
+        until: until when, with a time zone; by default until now.
+        limit: how many agents, :data:`MAX_AGENTS` at most.
+
+    Example:
+        >>> from clew.history.reading import Reader
+        >>> with Reader("sqlite:////nowhere/history.db").open() as connection:
+        ...     listed(connection, limit=50).agents
+        []
+    """
+    limit = max(1, min(limit, MAX_AGENTS))
+    found = registered(connection, type=type, service=service, state=state, limit=limit + 1)
+    told = found[:limit]
+    sums = _sums(connection, [one.agent for one in told], since, until)
+    return AgentList(
+        agents=[(one, _figures(one.agent, sums.get(one.agent) or _Sum())) for one in told],
+        is_cut=len(found) > limit,
     )
 
 

@@ -206,7 +206,7 @@ def graph(
     edges = [found for key in sums if (found := sums[key].edge(source=key[0], target=key[1])).handoffs > 0]
     edges.sort(key=lambda edge: (-edge.handoffs, edge.source, edge.target))
     shown = sorted(edges[:MAX_EDGES], key=lambda edge: (edge.source, edge.target))
-    known = statistics(connection, agent=agent, since=since, until=until)
+    known = statistics(connection, agents=None if agent is None else [agent], since=since, until=until)
     by_name: dict[str, Any] = {one.agent: one for one in known.agents}
     names = {name for edge in shown for name in (edge.source, edge.target)} | set(by_name)
     nodes = [by_name.get(name) or AgentStatistics(agent=name) for name in sorted(names) if name]

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, literal, select
 
 from clew.history.models import JobRun, ScheduledJob
 from clew.history.tally import NO_DURATION, middle_s
-from clew.history.totals import Total, hour_of, totals, until_hour
+from clew.history.totals import hour_of, totals, until_hour
 
 MAX_JOBS: Final = 500
 """How many jobs are told of one by one; those beyond are in the figures of all."""
@@ -108,11 +108,11 @@ class _Sum:
     took_s: float = 0.0
     running: int = 0
 
-    def add(self, total: Total) -> None:
-        self.by_status[total.status] += total.runs
-        if total.bucket != NO_DURATION:
-            self.buckets[total.bucket] += total.runs
-            self.took_s += total.duration_s
+    def add(self, status: str, bucket: int, runs: int, took_s: float) -> None:
+        self.by_status[status] += runs
+        if bucket != NO_DURATION:
+            self.buckets[bucket] += runs
+            self.took_s += took_s
 
     def statistics(self) -> Statistics:
         ok = self.by_status["completed"]
@@ -170,8 +170,8 @@ def report(
     sums: defaultdict[str, _Sum] = defaultdict(_Sum)
     overall = _Sum()
     for total in totals(connection, since=since, until=until, job=job):
-        sums[total.job].add(total)
-        overall.add(total)
+        for known in (sums[total.job], overall):
+            known.add(total.status, total.bucket, total.runs, total.duration_s)
     for name, running in _running(connection, job):
         sums[name].running = running
         overall.running += running

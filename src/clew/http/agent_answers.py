@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Self
 
 from pydantic import Field
 
-from clew.history.agents import AgentStatistics, RegisteredAgent, State
+from clew.history.agents import AgentList, AgentStatistics, RegisteredAgent, State
 from clew.history.handoffs import Graph
 from clew.history.paging import Page, Row
 from clew.http.answers import Answer
@@ -86,24 +85,12 @@ class AgentsAnswer(Answer):
     is_cut: bool = Field(description="There are more agents than these.")
 
     @classmethod
-    def of(
-        cls,
-        agents: Sequence[RegisteredAgent],
-        statistics: Sequence[AgentStatistics],
-        *,
-        limit: int,
-        state: State | None,
-    ) -> Self:
+    def of(cls, found: AgentList) -> Self:
         """Return what is answered of agents."""
-        known = {one.agent: one for one in statistics}
-        wanted = [agent for agent in agents if state in (None, agent.state)]
         shown = [
-            AgentAnswer.model_validate(
-                {**asdict(agent), "statistics": asdict(known.get(agent.agent) or AgentStatistics(agent=agent.agent))}
-            )
-            for agent in wanted[:limit]
+            AgentAnswer.model_validate({**vars(agent), "statistics": vars(figures)}) for agent, figures in found.agents
         ]
-        return cls(agents=shown, is_cut=len(wanted) > limit)
+        return cls(agents=shown, is_cut=found.is_cut)
 
 
 class TaskAnswer(Answer):

@@ -96,15 +96,19 @@ def _add_handoffs(router: APIRouter, desk: Desk) -> None:
 def _add_agents(router: APIRouter, desk: Desk) -> None:
     @router.get("", response_model=AgentsAnswer, summary="Agents, in which state they are, and how they do")
     async def all_agents(asked: Annotated[AgentsQuestion, Query()]) -> Response:
-        limit = min(asked.limit, agents.MAX_AGENTS)
-        known, report = await asked_of(
+        found = await asked_of(
             desk,
-            lambda found: (
-                agents.registered(found, type=asked.type, service=asked.service),
-                agents.statistics(found, since=asked.begin(), until=asked.until),
+            lambda connection: agents.listed(
+                connection,
+                type=asked.type,
+                service=asked.service,
+                state=asked.state,
+                since=asked.begin(),
+                until=asked.until,
+                limit=asked.limit,
             ),
         )
-        return as_response(AgentsAnswer.of(known, report.agents, limit=limit, state=asked.state))
+        return as_response(AgentsAnswer.of(found))
 
     @router.get("/{name:path}", response_model=WholeAgent, responses=NOT_FOUND, summary="One agent, in each process")
     async def agent(name: str, asked: Annotated[AgentQuestion, Query()]) -> Response:
@@ -114,7 +118,7 @@ def _add_agents(router: APIRouter, desk: Desk) -> None:
             desk,
             lambda found: (
                 agents.registered(found, agent=name),
-                agents.statistics(found, agent=name, since=asked.begin(), until=asked.until),
+                agents.statistics(found, agents=[name], since=asked.begin(), until=asked.until),
             ),
         )
         if not known:

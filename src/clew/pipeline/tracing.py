@@ -195,7 +195,9 @@ class RecordedSpan(sdk.Span):
             return
         links = self._links
         if not isinstance(links, BoundedList):
-            links = self.__dict__.setdefault("_links", BoundedList(self._limits.max_links))
+            # Of two threads that add the first one, both get the same list
+            links = self.__dict__.setdefault("_added_to", BoundedList.from_seq(self._limits.max_links, links))
+            self._links = links
         links.append(link)
 
     def update_name(self, name: str) -> None:
@@ -308,6 +310,7 @@ class Tracer(sdk.Tracer):
         self.keep = provider.keep
         self.max_attributes = self._span_limits.max_span_attributes
         self.max_length = self._span_limits.max_span_attribute_length
+        self.max_links = self._span_limits.max_links
         # Where none is kept, none is looked at
         self.cleaned_at_once = 0 if self.max_attributes == 0 else None
         sampler = self.sampler
@@ -438,7 +441,9 @@ class Tracer(sdk.Tracer):
             if self.max_attributes is not None and len(kept) > self.max_attributes:
                 span._shorten(self.max_attributes)
         if links:
-            span._links = span._new_links(links)
+            # The engine's own are as they must be
+            is_fit = clean is not None and (self.max_links is None or len(links) <= self.max_links)
+            span._links = tuple(links) if is_fit else span._new_links(links)
         if kept_if is not None:
             span._kept_if = kept_if
         span._start_time = start_time if start_time is not None else clock.now_ns()

@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 
 from clew import clock
 from clew.catalog import semconv
-from clew.catalog.kind import Metric, OperationKind
+from clew.catalog.kind import OperationKind
 from clew.catalog.metrics import (
     MESSAGES_CONSUMED,
     MESSAGES_SENT,
@@ -21,8 +21,8 @@ from clew.catalog.metrics import (
 )
 from clew.catalog.operations import MESSAGE_PROCESS, MESSAGE_SEND
 from clew.engine.context import Carried, extract, is_valid_correlation_id, with_correlation_id
-from clew.engine.metrics import registry
 from clew.engine.operation import Linkable, Operation
+from clew.engine.plan import Handles
 from clew.queues.record import ABSENT, REDELIVERY_COUNT, SOURCE, TYPE, USER, header_text, keep, service_name
 
 SENT_AT_HEADER: Final = "clew-sent-at"
@@ -35,6 +35,13 @@ USER_HEADER: Final = "clew-user"
 """The header with the user for whom it was sent. An app writes it itself."""
 
 _MAX_HEADER_LENGTH: Final = 255
+CONSUMED: Final = Handles(MESSAGES_CONSUMED)
+"""Counts the messages that were delivered, by the labels of the operation that has them first."""
+_SENT: Final = Handles(MESSAGES_SENT)
+_REDELIVERED: Final = Handles(QUEUE_REDELIVERIES)
+_GIVEN_UP: Final = Handles(QUEUE_DEAD_LETTERS)
+_REJECTED: Final = Handles(QUEUE_REJECTED)
+_WAITS: Final = Handles(QUEUE_WAIT)
 
 
 class MessageSend(Operation):
@@ -66,7 +73,7 @@ class MessageSend(Operation):
         """End the send, count the messages and record them."""
         super().finish(error)
         messages = _messages(self)
-        count(MESSAGES_SENT, self, messages)
+        _SENT.of(self.attributes).add(messages)
         # What was cancelled may have reached the broker, or not
         status = "sent" if self.error_type is None else "cancelled" if self._interrupted else "failed"
         keep(
@@ -104,11 +111,9 @@ class MessageProcess(Operation):
         waits_s = self._told[0]
         if self.context is None or not waits_s:
             return
-        labels = {key: self.attributes[key] for key in QUEUE_WAIT.labels}
-        # Within the processing, so that a measurement can lead to its trace
-        with Carried(self.context):
-            for waited_s in waits_s:
-                registry.declared(QUEUE_WAIT).record(waited_s, **labels)
+        waiting, within = _WAITS.of(self.attributes), self._span.get_span_context()
+        for waited_s in waits_s:
+            waiting.record_in(waited_s, within)
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the processing, count the messages and record them."""
@@ -134,7 +139,7 @@ class MessageProcess(Operation):
         """Count the message as one that could not be read, and end its processing with that error."""
         self.outcome = "rejected"
         self.finish(error)
-        count(QUEUE_REJECTED, self, 1)
+        _REJECTED.of(self.attributes).add(1)
 
 
 def new_send(
@@ -296,11 +301,11 @@ def count_consumed(operation: Operation, *, given_up: bool = False, is_received:
     """
     messages = _messages(operation)
     if not is_received:
-        count(MESSAGES_CONSUMED, operation, messages)
+        CONSUMED.of(operation.attributes).add(messages)
     if operation.attributes.get(REDELIVERY_COUNT):
-        count(QUEUE_REDELIVERIES, operation, messages)
+        _REDELIVERED.of(operation.attributes).add(messages)
     if given_up:
-        count(QUEUE_DEAD_LETTERS, operation, messages)
+        _GIVEN_UP.of(operation.attributes).add(messages)
 
 
 def _duration_s(operation: Operation) -> float:
@@ -309,9 +314,3 @@ def _duration_s(operation: Operation) -> float:
 
 def _messages(operation: Operation) -> int:
     return int(operation.attributes.get(semconv.MESSAGING_BATCH_MESSAGE_COUNT, 1))
-
-
-def count(metric: Metric, operation: Operation, messages: int) -> None:
-    """Add messages to a counter of the catalogue, with those attributes of an operation that are its labels."""
-    labels = {key: operation.attributes[key] for key in metric.labels if key in operation.attributes}
-    registry.declared(metric).add(messages, **labels)

@@ -8,7 +8,6 @@ from typing import Any
 from clew import clock
 from clew.catalog import semconv
 from clew.catalog.kind import OperationKind
-from clew.catalog.metrics import MESSAGES_CONSUMED
 from clew.catalog.operations import MESSAGE_RECEIVE
 from clew.diagnostics import report
 from clew.engine import runtime
@@ -16,7 +15,7 @@ from clew.engine.context import Carried, correlation_id, extract, with_correlati
 from clew.engine.operation import Operation
 from clew.engine.state import state
 from clew.pipeline.current import get_current
-from clew.queues.message import attributes_of, count
+from clew.queues.message import CONSUMED, attributes_of
 
 
 class MessageReceive(Operation):
@@ -74,7 +73,7 @@ class MessageReceive(Operation):
         if self.context is not None:
             super().finish()
             if self._came:
-                count(MESSAGES_CONSUMED, self, self._came)
+                CONSUMED.of(self.attributes).add(self._came)
             return
         if self.error_type is not None:
             self.attributes[semconv.ERROR_TYPE] = self.error_type

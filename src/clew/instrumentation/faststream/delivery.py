@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from weakref import WeakKeyDictionary
 
 from faststream.exceptions import AckMessage, HandlerException, NackMessage, RejectMessage
 from faststream.message import AckStatus, StreamMessage
@@ -65,35 +66,75 @@ class EarlierTries:
                     del self._tries[key]
 
 
-def destination_of(handler: Any, msg: StreamMessage[Any] | None = None) -> str:
-    """Return where a subscriber listens, as it was declared: a pattern stays a pattern.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What a subscriber says of itself, which stays as it is once messages come.
 
-    Of a subscriber with several topics or subjects, the one that the message came by.
+    Attributes:
+        names: of the topics or subjects that it listens to, where it has several.
+        destination: where it listens, as it was declared.
+        group: whom it shares messages with; ``""`` where there is none.
+        keeps: a stream of Redis keeps a message for it until it is acknowledged.
+        claims: of such a stream it only gets messages that were delivered before.
     """
-    names = [*_names(handler, "topic_names"), *_names(handler, "filter_subjects")]
-    if msg is not None and len(names) > 1:
-        raw = _first(msg.raw_message)
-        for source in ("topic", "subject"):
-            if (name := _called(raw, source)) in names:
-                return str(name)
-    context = handler.get_log_context(None)
-    for source in _SOURCES:
-        name = context.get(source)
-        if name:
-            return str(getattr(name, "name", name))
-    return ", ".join(names) or "unknown"
+
+    names: tuple[str, ...]
+    destination: str
+    group: str
+    keeps: bool
+    claims: bool
 
 
-def group_of(handler: Any) -> dict[str, str]:
-    """Return the attribute with the group that a subscriber shares messages with, where there is one."""
+_subscriptions: Final[WeakKeyDictionary[Any, Subscription]] = WeakKeyDictionary()
+
+
+def subscription_of(handler: Any) -> Subscription:
+    """Return what a subscriber says of itself, asked for once: FastStream copies all of a stream's declaration for each answer."""
+    found = _subscriptions.get(handler)
+    if found is None:
+        found = _subscriptions[handler] = _asked_of(handler)
+    return found
+
+
+def _asked_of(handler: Any) -> Subscription:
+    names = (*_names(handler, "topic_names"), *_names(handler, "filter_subjects"))
+    stream = getattr(handler, "stream_sub", None)
     group = (
-        getattr(getattr(handler, "stream_sub", None), "group", None)
+        getattr(stream, "group", None)
         or getattr(handler, "group_id", None)
         # NATS: a durable consumer of JetStream, or else a queue group; RabbitMQ's queue is no text
         or getattr(getattr(handler, "config", None), "durable_name", None)
         or getattr(handler, "queue", None)
     )
-    return {semconv.MESSAGING_CONSUMER_GROUP_NAME: group} if group and isinstance(group, str) else {}
+    context = handler.get_log_context(None)
+    declared = next((name for source in _SOURCES if (name := context.get(source))), None)
+    return Subscription(
+        names=names,
+        destination=str(getattr(declared, "name", declared)) if declared else ", ".join(names) or "unknown",
+        group=group if group and isinstance(group, str) else "",
+        keeps=stream is not None and bool(stream.group) and not stream.no_ack,
+        claims=stream is not None and stream.min_idle_time is not None,
+    )
+
+
+def destination_of(handler: Any, msg: StreamMessage[Any] | None = None) -> str:
+    """Return where a subscriber listens, as it was declared: a pattern stays a pattern.
+
+    Of a subscriber with several topics or subjects, the one that the message came by.
+    """
+    known = subscription_of(handler)
+    if msg is not None and len(known.names) > 1:
+        raw = _first(msg.raw_message)
+        for source in ("topic", "subject"):
+            if (name := _called(raw, source)) in known.names:
+                return str(name)
+    return known.destination
+
+
+def group_of(handler: Any) -> dict[str, str]:
+    """Return the attribute with the group that a subscriber shares messages with, where there is one."""
+    group = subscription_of(handler).group
+    return {semconv.MESSAGING_CONSUMER_GROUP_NAME: group} if group else {}
 
 
 def message_id_of(msg: StreamMessage[Any]) -> str:
@@ -126,7 +167,7 @@ def keys_of(destination: str, handler: Any, msg: StreamMessage[Any]) -> list[Any
     """Return by what a message is known again when it is delivered again; of a batch, each of its messages."""
     if not _keeps(handler, msg):
         return []
-    group = next(iter(group_of(handler).values()), "")
+    group = subscription_of(handler).group
     raw = msg.raw_message
     if isinstance(raw, Mapping):
         return [(destination, group, _text(each)) for each in raw.get("message_ids") or ()]
@@ -193,9 +234,9 @@ def fate_of(handler: Any, msg: StreamMessage[Any], error: BaseException | None) 
     return kept if isinstance(raw, Mapping) else over
 
 
-def is_settled(handler: Any, msg: StreamMessage[Any], error: BaseException | None) -> bool:
-    """Tell whether the broker will not deliver a message again."""
-    if fate_of(handler, msg, error) == "dead_lettered":
+def is_settled(handler: Any, msg: StreamMessage[Any], error: BaseException | None, fate: Fate) -> bool:
+    """Tell whether the broker will not deliver a message again, whose fate is known."""
+    if fate == "dead_lettered":
         return True
     asked = _asked(handler, msg, error)
     return asked is AckStatus.ACKED or (asked is AckStatus.REJECTED and _position(_first(msg.raw_message)) is not None)
@@ -221,8 +262,7 @@ def _keeps(handler: Any, msg: StreamMessage[Any]) -> bool:
     """Tell whether the broker keeps a message until it is acknowledged."""
     raw = _first(msg.raw_message)
     if isinstance(raw, Mapping):
-        stream = getattr(handler, "stream_sub", None)
-        return stream is not None and bool(stream.group) and not stream.no_ack
+        return subscription_of(handler).keeps
     if hasattr(raw, "qos"):
         return int(raw.qos) > 0
     return handler.ack_policy is not AckPolicy.ACK_FIRST and (
@@ -260,13 +300,11 @@ def _called(record: Any, name: str) -> Any:
 async def _redis_redeliveries(handler: Any, msg: StreamMessage[Any], raw: Mapping[str, Any]) -> int:
     if "delivery_counts" in raw:
         return max((int(count) for count in raw["delivery_counts"]), default=0)
-    stream = getattr(handler, "stream_sub", None)
-    if stream is None or stream.group is None or stream.no_ack:
-        return 0
+    known = subscription_of(handler)
     # Entries come from the list of unacknowledged ones: asking for their count is worth the round trip
-    pending = stream.min_idle_time is not None or getattr(handler, "read_id", ">") != ">"
+    pending = known.claims or getattr(handler, "read_id", ">") != ">"
     count = getattr(msg, "get_delivery_count", None)
-    if not pending or count is None:
+    if not known.keeps or not pending or count is None:
         return 0
     return max(0, int(await count()) - 1)
 

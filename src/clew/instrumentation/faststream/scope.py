@@ -186,12 +186,12 @@ class _Scope(BaseMiddleware[Any, Any]):
         if isinstance(error, IgnoredException):
             # How a handler says what becomes of the message: no failure
             processing.set("clew.queue.outcome", type(error).__name__)
-        if is_settled(handler, msg, error):
+        fate = fate_of(handler, msg, error)
+        if is_settled(handler, msg, error, fate):
             _tries.forget(self._keys, trace.get_current_span(processing.context).get_span_context())
         if isinstance(error, Exception) and await _is_unreadable(msg, error):
             processing.reject(error)
             return
-        fate = fate_of(handler, msg, error)
         if isinstance(error, (NackMessage, RejectMessage)) or fate == "dead_lettered":
             processing.outcome = fate
         processing.finish(None if isinstance(error, IgnoredException) else error)
