@@ -59,12 +59,24 @@ class _Parcel(Generic[R]):
         self.carrier: dict[str, str] = inject({})
         self.settings: Settings | None = runtime.ready().settings
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: vars(self)[key] for key in ("function", "carrier", "settings")}
+
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         if state.settings is None and self.settings is not None:
             # A spawned process inherits nothing: it goes by the settings of the one that handed the work over
             runtime.start(self.settings)
         with extract(self.carrier):
             return self.function(*args, **kwargs)
+
+
+def parcel(function: Callable[P, R]) -> Callable[P, R]:
+    """Bind ``function`` to the thread of now, for another process: what is returned can be pickled when the function can.
+
+    Args:
+        function: a function, no coroutine function.
+    """
+    return _Parcel(function)
 
 
 def submit(executor: Executor, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -85,5 +97,5 @@ def submit(executor: Executor, function: Callable[P, R], /, *args: P.args, **kwa
         3
     """
     if isinstance(executor, ProcessPoolExecutor):
-        return executor.submit(_Parcel(function), *args, **kwargs)
+        return executor.submit(parcel(function), *args, **kwargs)
     return executor.submit(carry(function), *args, **kwargs)
