@@ -1,4 +1,4 @@
-"""A history of messages, of agents' tasks and of LLM calls to measure with, as a service of some weeks would have left them."""
+"""A history of messages, of agents' tasks and handoffs, and of LLM calls to measure with, as a service of some weeks would have left them."""
 
 from __future__ import annotations
 
@@ -129,6 +129,40 @@ def tasks(
             "attempt": 1,
             "started_at": at - timedelta(seconds=took_s),
             "finished_at": at,
+            "duration_s": took_s,
+        }
+
+
+def handoffs(
+    count: int, agents: int, *, until: datetime, over: timedelta = timedelta(days=30), seed: int = 0
+) -> Iterator[Any]:
+    """Yield handoffs from each agent to the two that come after it, oldest first.
+
+    Args:
+        count: how many.
+        agents: between how many agents.
+        until: when the last one was over.
+        over: the time over which they are spread evenly.
+        seed: the same one gives the same handoffs.
+    """
+    chance = random.Random(seed)  # noqa: S311 - the same handoffs each time
+    for number in range(count):
+        at = until - over + over * ((number + 1) / count)
+        wait_s, took_s = chance.expovariate(20), chance.lognormvariate(0.0, 0.5)
+        begun = at - timedelta(seconds=wait_s + took_s)
+        yield {
+            **_thread(chance, at),
+            "source": name_of(number % agents),
+            "target": name_of((number + chance.randrange(1, 3)) % agents),
+            "mode": "pass_control",
+            "status": chance.choice(_ENDED),
+            "depth": 1,
+            "is_loop": False,
+            "is_too_deep": False,
+            "handed_at": begun,
+            "accepted_at": begun + timedelta(seconds=wait_s),
+            "finished_at": at,
+            "wait_s": wait_s,
             "duration_s": took_s,
         }
 

@@ -34,7 +34,7 @@ TITLES: Final = {
     "agents": "Handoffs and LLM calls",
     "registry": "A registry of 1,000 agents",
     "watching": "Watching 1,000 queues",
-    "messages": "Reading a history of messages and LLM calls",
+    "messages": "Reading a history of messages, agents and LLM calls",
     "jobs": "A run of a job",
 }
 

@@ -1,4 +1,4 @@
-"""Reading a history of messages and of LLM calls: pages and statistics of a million messages, usage by 2,000 users."""
+"""Reading a history of messages, agents and LLM calls: pages and statistics of a million messages, usage by 2,000 users."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from typing import Final
 
 from sqlalchemy import delete, select
 
-from benchmarks.conversations import AGENTS, QUEUES, USERS, calls, messages
+from benchmarks.conversations import AGENTS, QUEUES, USERS, calls, handoffs, messages, tasks
 from benchmarks.databases import Question, analyze, ask, databases, fill
 from benchmarks.environments import say
 from benchmarks.measure import Plan, Summary
 from benchmarks.scenarios.reading import reading_aims, reading_table
 from benchmarks.table import Result
+from clew.history.agents import statistics
 from clew.history.database import Database
+from clew.history.handoffs import graph
 from clew.history.llm_usage import report as usage
 from clew.history.messages import MessageFilter, page, report
-from clew.history.models import LlmCall, QueueMessage, QueueMessageTotal
+from clew.history.models import AgentTask, Handoff, LlmCall, QueueMessage, QueueMessageTotal
 from clew.history.paging import DEFAULT_LIMIT
 from clew.history.reading import Reader
 from clew.settings import Settings
 
-MINUTES: Final = 5.5
+MINUTES: Final = 7.0
 MESSAGES: Final = 1_000_000
 CALLS: Final = 200_000
 PAGE: Final = 10_000
@@ -38,10 +40,12 @@ def run(plan: Plan) -> Result:
             url = Settings.load(database_url=given).history_url()
             database = Database(url)
             database.upgrade()
-            say(f"filling {name} with {count:,} messages and {number:,} LLM calls ...")
+            say(f"filling {name} with {count:,} messages, and {number:,} tasks, handoffs and LLM calls ...")
             now = datetime.now(UTC)
             fill(database, QueueMessage, messages(count, until=now))
             fill(database, LlmCall, calls(number, until=now))
+            fill(database, AgentTask, tasks(number, AGENTS, until=now))
+            fill(database, Handoff, handoffs(number, AGENTS, until=now))
             _forget_minutes(database, now - _KEPT_MINUTES)
             database.engine.dispose()
             took[name] = ask(given, _questions(url, min(PAGE, count // DEFAULT_LIMIT), now), rounds)
@@ -50,7 +54,7 @@ def run(plan: Plan) -> Result:
         title=f"Reading, of {count:,} messages of {QUEUES} queues, and of {number:,} LLM calls for {USERS:,} users",
         notes=[
             "Half of the messages are records of a send, half of a try to process; 3 types, 2 sources, over 30 days.",
-            f"A page has {DEFAULT_LIMIT} messages. The LLM calls are those of {AGENTS} agents with 3 models.",
+            f"A page has {DEFAULT_LIMIT} messages. {AGENTS} agents ended as many tasks and handoffs as they made LLM calls, with 3 models.",
             "Totals are those that the writer makes, and as they are after a clean-up: by minute of the last 2 days.",
         ],
     )
@@ -87,4 +91,7 @@ def _questions(url: str, far: int, now: datetime) -> dict[str, Question]:
         ),
         "statistics of LLM usage by agent": lambda connection: usage(connection, by="agent"),
         "statistics of LLM usage by model": lambda connection: usage(connection, by="model"),
+        "statistics of LLM usage by day": lambda connection: usage(connection, by="day"),
+        "statistics of agents": statistics,
+        "statistics of who hands to whom": graph,
     }

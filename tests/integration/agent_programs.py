@@ -26,6 +26,16 @@ def work_as_agent(duration_s: str) -> None:
 
 
 @program
+def have_many_agents(number: str) -> None:
+    """Have so many agents, and live on."""
+    for each in range(int(number)):
+        clew.agent(f"agent-{each:03d}", type="test")(declared)
+    with clew.agent_task("worker", type="test"):
+        say("started")
+    forever()
+
+
+@program
 def fail_as_agent(times: str) -> None:
     """Fail so often, and live on."""
     for _ in range(int(times)):

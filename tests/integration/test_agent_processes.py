@@ -93,6 +93,14 @@ def test_an_agent_that_was_only_declared_is_registered_and_stays_when_its_proces
     assert all(row["gone_at"] is not None for row in found.values())
 
 
+def test_more_agents_than_are_told_of_at_once_are_all_told_of(history: History, tmp_path: Path) -> None:
+    with AgentProgram(tmp_path, "have_many_agents", "250") as program:
+        program.wait_for("started")
+        eventually(lambda: len(agents(history)) == 252, "all are registered: these, the worker and the declared one")
+        program.end(signal.SIGTERM)
+    assert all(row["gone_at"] is not None for row in agents(history).values())
+
+
 def test_sigterm_marks_what_does_not_finish(history: History, tmp_path: Path) -> None:
     with AgentProgram(tmp_path, "work_as_agent", "60", CLEW_SHUTDOWN_TIMEOUT_S="2") as program:
         program.wait_for("started")

@@ -105,6 +105,25 @@ def test_agents_are_listed_with_their_states(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "expected", "is_cut"),
+    [
+        ({"limit": 3}, ["a/b", "ended", "exporter"], True),
+        ({"limit": 4}, ["a/b", "ended", "exporter", "topicizer"], False),
+        ({"limit": 1, "state": "active"}, ["topicizer"], False),
+        ({"limit": 1, "service": "nobody"}, [], False),
+    ],
+)
+def test_a_list_of_agents_has_its_limit(
+    client: TestClient, asked: dict[str, Any], expected: list[str], is_cut: bool
+) -> None:
+    answer = client.get("/agents", params=asked).json()
+    assert [agent["agent"] for agent in answer["agents"]] == expected
+    assert answer["is_cut"] is is_cut
+    failed = {agent["agent"]: agent["statistics"]["failed"] for agent in answer["agents"]}
+    assert failed == {name: int(name in ("topicizer", "exporter")) for name in expected}
+
+
+@pytest.mark.parametrize(
     ("path", "asked", "expected"),
     [
         ("tasks", {}, [2, 3, 1, 0]),

@@ -55,7 +55,12 @@ def test_health_is_measured_while_parts_answer_and_while_one_hangs():
 def test_pages_and_statistics_of_messages_and_of_llm_calls_are_read_from_both_databases():
     done = run("--only", "messages", "--here", "--dry-run", "--scale", "0.001")
     assert done.returncode == 0, done.stderr
-    for question in ("page 400", "statistics of all queues", "statistics of LLM usage by user"):
+    for question in (
+        "page 400",
+        "statistics of all queues",
+        "statistics of LLM usage by user",
+        "statistics of who hands to whom",
+    ):
         row = cells(done.stdout, f"{question} ")[0]
         assert all(float(cell) > 0 for cell in row[1:])
         assert len(row) == 5  # both databases were asked

@@ -193,12 +193,12 @@ class _Sum:
     wait_s: float = 0.0
     process_s: float = 0.0
 
-    def add(self, direction: str, status: str, row: Any) -> None:
-        self.by_status[direction, status] += int(row.messages)
-        if direction == "received":
-            self.waits += int(row.waits)
-            self.wait_s += float(row.wait_s)
-            self.process_s += float(row.duration_s)
+    def add(self, key: tuple[str, str], messages: int, waits: int, wait_s: float, process_s: float) -> None:
+        self.by_status[key] += messages
+        if key[0] == "received":
+            self.waits += waits
+            self.wait_s += wait_s
+            self.process_s += process_s
 
     def figures(self, length_s: float | None) -> Figures:
         of = self.by_status
@@ -256,9 +256,10 @@ def report(
     now = now or clock.utc_now()
     overall = _Windowed()
     parts: tuple[defaultdict[str, _Windowed], ...] = tuple(defaultdict(_Windowed) for _ in range(3))
-    for window, row in _totals(connection, queue, now):
-        for known in (overall, *(part[name] for part, name in zip(parts, row[:3], strict=True))):
-            getattr(known, window).add(row.direction, row.status, row)
+    queues, types, sources = parts
+    for window, (name, kind, source, direction, status, *numbers) in _totals(connection, queue, now):
+        for known in (overall, queues[name], types[kind], sources[source]):
+            getattr(known, window).add((direction, status), *numbers)
     limit = max(1, min(limit, MAX_NAMES))
     told = [_told(part, limit) for part in parts]
     return QueueReport(
@@ -277,9 +278,7 @@ def _told(part: Mapping[str, _Windowed], limit: int) -> list[Windows]:
 def _totals(connection: Connection, queue: str | None, now: datetime) -> Iterable[tuple[str, Any]]:
     total = QueueMessageTotal
     keys = (total.queue, total.type, total.source, total.direction, total.status)
-    sums = [
-        func.sum(column).label(column.key) for column in (total.messages, total.waits, total.wait_s, total.duration_s)
-    ]
+    sums = [func.sum(column) for column in (total.messages, total.waits, total.wait_s, total.duration_s)]
     windows: tuple[tuple[str, Grain, float | None], ...] = (
         ("total", "day", None),
         ("last_day", "hour", _DAY_S),
@@ -291,9 +290,8 @@ def _totals(connection: Connection, queue: str | None, now: datetime) -> Iterabl
             query = query.where(total.since >= begin_of(now - timedelta(seconds=length_s), grain))
         if queue is not None:
             query = query.where(total.queue == queue)
-        for row in connection.execute(query):
-            if row.messages:
-                yield window, row
+        for row in connection.execute(query.having(func.sum(total.messages) != 0)).all():
+            yield window, row
 
 
 def depths(connection: Connection, *, queue: str | None = None, limit: int = MAX_NAMES) -> Sequence[Row]:
