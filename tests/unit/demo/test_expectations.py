@@ -12,9 +12,11 @@ from clew.demo.expectations import (
     SeenSpan,
     SpanName,
     expected_edges,
+    expected_records,
     expected_span_records,
     missing_edges,
 )
+from clew.demo.settings import QUEUES
 
 A, B = SpanName(service="a", name="send"), SpanName(service="b", name="process")
 PARENT = Edge(story="document", source=A, target=B, relation="parent")
@@ -47,16 +49,19 @@ def test_a_missing_edge_reads_as_a_sentence():
     assert str(LINK) == "a 'send' is linked from b 'process'"
 
 
+@pytest.mark.parametrize("queue", QUEUES)
 @pytest.mark.parametrize("apart", [(), ("topicizer",), ("processor", "topicizer", "exporter")])
-def test_the_documents_story_is_one_thread_however_the_agents_are_spread(apart):
+def test_the_documents_story_is_one_thread_however_the_agents_are_spread_and_whoever_carries_it(apart, queue):
     """Every span but the first is the child of one that comes before it in the table."""
     known = {SpanName(service="gateway", name="POST /documents")}
-    for edge in expected_edges(apart=apart):
+    for edge in expected_edges(apart=apart, queue=queue):
         if edge.story == "document" and edge.relation == "parent":
             assert edge.source in known
             known.add(edge.target)
     assert SpanName(service="scheduler", name="run verify_document") in known
-    assert len([edge for edge in expected_edges(apart=apart) if "agents." in edge.source.name]) >= 2 * len(apart)
+    messages = [edge for edge in expected_edges(apart=apart, queue=queue) if "send agents." in edge.source.name]
+    # The parent and, but for a task, the link
+    assert len(messages) >= (1 if queue == "celery" else 2) * len(apart)
 
 
 def test_no_edge_is_listed_twice():
@@ -75,3 +80,13 @@ def test_each_span_of_a_kind_that_is_recorded_has_one_record():
         "LLM call of topicizer 'chat clew-extractive-1'",
     ):
         assert record in records
+
+
+def test_with_celery_each_message_is_a_run_as_well():
+    edges = expected_edges(queue="celery")
+    runs = {str(record) for record in expected_records(edges, queue="celery")}
+    assert {str(record) for record in expected_records(edges)} < runs
+    assert runs >= {"orchestrator 'documents'", "topicizer 'agents.topicizer'", "scheduler 'documents.ready'"}
+    messages = {str(record) for record in expected_span_records(edges) if record.kind == "message"}
+    assert "message of orchestrator 'run documents'" in messages
+    assert "message of scheduler 'run verify_document'" not in messages
