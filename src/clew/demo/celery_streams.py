@@ -28,6 +28,7 @@ from clew.demo.settings import DemoError, DemoSettings
 from clew.demo.streams import GRACEFUL_TIMEOUT_S, WATCH_EVERY_S, Handler, Postponed, Streams
 
 _RESTORE_EVERY_S: Final = 1
+_RESTORE_WITHIN_S: Final = 5
 _SOCKET_TIMEOUT_S: Final = 5.0
 _START_TIMEOUT_S: Final = 30.0
 _LET_GO_TIMEOUT_S: Final = 0.5
@@ -184,6 +185,8 @@ def _app(settings: DemoSettings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             "visibility_timeout": settings.redeliver_after_s,
+            # Who was killed while it put such messages back keeps the others from it for so long
+            "unacked_mutex_expire": _RESTORE_WITHIN_S,
             "unacked_restore_interval": _RESTORE_EVERY_S,
             "unacked_restore_throttle": 1,
             "socket_timeout": _SOCKET_TIMEOUT_S,
