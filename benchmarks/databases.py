@@ -71,7 +71,8 @@ def fill(database: Database, model: type[Base], records: Iterable[Mapping[str, A
             tally.add(connection, table.name, some)
     with database.write() as connection:
         for index in indexes:
-            index.create(connection)
+            # It is looked at first: another connection of the pool may not know yet that it was dropped
+            index.create(connection, checkfirst=True)
     analyze(database, table.name, *(one.totals.__tablename__ for one in tally.TALLIES.get(table.name, ())))
 
 

@@ -101,8 +101,8 @@ def watched(address: str, queues: int, rounds: int) -> dict[str, Any]:
     _wait(client, before + rounds)
     cpu_ms = (time.process_time() - spent) * 1e3
     done = client.rounds_ms[before:]
-    clew.unwatch_queue(*keys)
     depths = [float(one.value or 0) for one in clew.summary("clew.queue.depth")]
+    clew.unwatch_queue(*keys)
     if len(depths) != queues or set(depths) != {3.0}:
         raise RuntimeError(f"of {queues} queues with 3 messages each, {len(depths)} are known: {depths[:3]}")
     clew.shutdown()

@@ -225,7 +225,7 @@ class Oracle:
             return "well"
         found, _ = self._begin(key, f"send {work.queue}", at, table="queue_messages")
         fate = self._end(found, work, "well")
-        found.statuses = {"failed" if found.error_type else "sent"}
+        found.statuses = {"cancelled" if found.error_type == "cancelled" else "failed" if found.error_type else "sent"}
         found.columns = {"attempt": 1, "messages": 1, "direction": "sent"}
         return fate
 

@@ -68,9 +68,11 @@ def beat(connection: Connection, of: Recorder) -> None:
     known = registry.all()
     if not known or _is_leaving:
         return
+    # Those that are still to be told have their turn: to begin anew with each beat would never end where a beat comes first
+    told = sum(not one.is_dirty for one in known)
     values = {"heartbeat_at": clock.utc_now(), "gone_at": None}
-    if connection.execute(update(_TABLE).where(*_own(of)).values(values)).rowcount < len(known):
-        # Another process has swept them away, or they were not told yet
+    if connection.execute(update(_TABLE).where(*_own(of)).values(values)).rowcount < told:
+        # Another process has swept them away
         registry.tell_anew()
 
 
