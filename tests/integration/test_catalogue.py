@@ -123,7 +123,9 @@ THE_REST = """
 
     with tempfile.TemporaryDirectory() as data, ValkeyServer(data_dir=Path(data)) as server:
         clew.watch_queue(Redis(server.host, server.port), "catalogue")
+        watched_until = time.monotonic() + 30
         while not clew.summary("clew.queue.depth"):
+            assert time.monotonic() < watched_until, "a watched queue has a depth"
             time.sleep(0.02)
         clew.unwatch_queue("catalogue")
 
