@@ -131,6 +131,16 @@ class History:
         """Return the runs of a job."""
         return self.all(JobRun, job=job, **({} if status is None else {"status": status}))
 
+    def wait_for_runs(self, job: str, number: int = 1) -> None:
+        """Wait until so many runs of a job are on record: a run begins a second after it was told of, at the latest."""
+        eventually(lambda: len(self.runs(job)) >= number, f"runs of {job} are on record")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have nobody write meanwhile, so that a process which is stopped here holds nothing that others wait for."""
+        with self.database.write():
+            yield
+
     def scheduled(self) -> list[Mapping[str, Any]]:
         """Return what schedulers have."""
         return self.all(ScheduledJob)

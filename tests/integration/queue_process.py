@@ -73,7 +73,8 @@ class QueueProcess:
         """Let it finish what it does, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(30)
+            # A child of Celery's may wait 30 s for its parent to read a result which it has read
+            return self.process.wait(75)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"it did not stop; it said:\n{self.said}") from None

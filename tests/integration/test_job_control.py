@@ -96,7 +96,8 @@ def test_a_command_that_waited_for_too_long_is_refused(history: History, tmp_pat
     with Program(tmp_path, "scheduled") as program:
         program.wait_for("started")
         eventually(lambda: len(list_jobs(database=history.database)) == 2, "its jobs are shown")
-        program.process.send_signal(signal.SIGSTOP)
+        with history.held():
+            program.process.send_signal(signal.SIGSTOP)
         asked = ask("nightly", "run", database=history.database)
         assert outcome(asked.id, database=history.database).outcome is None
         with history.database.write() as connection:

@@ -28,6 +28,7 @@ def test_a_run_whose_process_is_killed_is_lost_once(history: History, tmp_path: 
             watcher.wait_for("started")
         killed = stack.enter_context(Program(tmp_path, "run", "60"))
         killed.wait_for("started")
+        history.wait_for_runs("long")
         (running,) = history.runs("long")
         assert (running["status"], running["pid"], running["metadata"]) == ("running", killed.process.pid, {"shard": 3})
         eventually(lambda: history.runs("long")[0]["progress"] == 0.4, "a heartbeat brings the progress")
@@ -50,6 +51,7 @@ def test_a_run_whose_process_is_killed_is_lost_once(history: History, tmp_path: 
 def test_a_restart_finds_what_the_last_process_left(history: History, tmp_path: Path) -> None:
     with Program(tmp_path, "run", "60") as killed:
         killed.wait_for("started")
+        history.wait_for_runs("long")
         killed.end(signal.SIGKILL)
     assert [run["status"] for run in history.runs("long")] == ["running"]
     with Program(tmp_path, "run", "0") as restarted:
@@ -62,6 +64,7 @@ def test_a_restart_finds_what_the_last_process_left(history: History, tmp_path: 
 def test_a_reader_that_does_not_watch_marks_what_is_gone(history: History, tmp_path: Path) -> None:
     with Program(tmp_path, "run", "60") as killed:
         killed.wait_for("started")
+        history.wait_for_runs("long")
         assert mark_lost(history.database) == 0
         killed.end(signal.SIGKILL)
     assert mark_lost(history.database) == 1
@@ -77,14 +80,15 @@ def test_a_process_that_is_stopped_or_busy_is_not_gone(history: History, tmp_pat
     ):
         for one in (watcher, stopped, busy):
             one.wait_for("started")
-        stopped.process.send_signal(signal.SIGSTOP)
-        seen = history.runs("watching")
+        history.wait_for_runs("watching")
+        history.wait_for_runs("long", 2)
+        with history.held():
+            stopped.process.send_signal(signal.SIGSTOP)
         busy.wait_for("ended")
         stopped.process.send_signal(signal.SIGCONT)
         stopped.wait_for("ended")
         eventually(lambda: len(history.runs("long", "completed")) == 2, "both end well")
         assert not watcher.events("job_lost")
-        assert len(seen) == 1
     history.check_totals("long")
 
 
