@@ -7,10 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.otlp_sink import OtlpSink
+if TYPE_CHECKING:
+    from tests.otlp_sink import OtlpSink
 
 _KEPT = frozenset({"CLEW_BACKENDS_DIR", "CLEW_OTHER_SQLALCHEMY"})
 
@@ -34,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(patch.undo)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Give the tests clew's plugin once coverage is measured: its import is the import of most of clew."""
+    session.config.pluginmanager.import_plugin("clew.testing")
+
+
 def _can_be_sent(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("telemetry can't be delivered")
 
@@ -41,6 +49,8 @@ def _can_be_sent(record: logging.LogRecord) -> bool:
 @pytest.fixture
 def otlp_sink() -> Iterator[OtlpSink]:
     """An OTLP endpoint of this test's own, for apps that run in processes of their own."""
+    from tests.otlp_sink import OtlpSink
+
     with OtlpSink() as sink:
         yield sink
 

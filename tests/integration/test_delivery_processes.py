@@ -509,3 +509,40 @@ def test_a_spool_that_is_full_is_said_and_counted_and_takes_again_when_it_has_ro
         run("import clew\nclew.configure()\nclew.flush()", **environment)
         assert 20 <= len(sink.named("work")) < 200
     assert not list(spool_dir.rglob("*.spool"))
+
+
+CAPTURING = """
+import clew
+
+def test_before():
+    with clew.span("before"):
+        pass
+    assert clew.flush(5)
+    assert clew.accounts()["traces"].spooled == 1
+
+def test_captured(captured_telemetry):
+    with clew.span("captured"):
+        pass
+    assert captured_telemetry.span("captured")
+
+def test_after():
+    with clew.span("after"):
+        pass
+    clew.flush(5)
+    account = clew.accounts()["traces"]
+    assert (account.emitted, account.spooled, account.pending) == (2, 2, 2)
+"""
+
+
+def test_what_a_test_captures_is_no_part_of_its_process_account(tmp_path, spool_dir):
+    (tmp_path / "test_app.py").write_text(CAPTURING)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{closed_port()}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert "3 passed" in done.stdout, done.stdout + done.stderr

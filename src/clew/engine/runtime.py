@@ -179,7 +179,7 @@ def capture(transport: Transport) -> Iterator[None]:
         if pipeline is None:
             raise diagnostics.ClewError("OTEL_SDK_DISABLED=true: with telemetry off there is nothing to capture")
         pipeline.flush(5.0)
-        previous = pipeline.redirect(transport)
+        go_back = pipeline.redirect(transport)
         registry.reset()
         diagnostics.forget()
         diagnostics.set_strict(strict=True)
@@ -189,7 +189,7 @@ def capture(transport: Transport) -> Iterator[None]:
     finally:
         with state.lock:
             pipeline.flush(5.0)
-            pipeline.redirect(*previous)
+            go_back()
             diagnostics.set_strict(strict=was_strict)
             state.capturing = False
 

@@ -141,10 +141,16 @@ class Pipeline:
         """Return the metric points of everything so far: the engine's own, and those of the instruments that libraries made."""
         return self._metering.read()
 
-    def redirect(self, transport: Transport, spool: Spool | None = None) -> tuple[Transport, Spool | None]:
-        """Send to another transport from now on, and return what was used before; the account starts at zero."""
+    def redirect(self, transport: Transport) -> Callable[[], None]:
+        """Send to another transport from now on; returns what goes back, as :meth:`ExportWorker.redirect` does."""
         self._metering.forget_libraries()
-        return self._worker.redirect(transport, spool)
+        go_back = self._worker.redirect(transport)
+
+        def forget_and_go_back() -> None:
+            self._metering.forget_libraries()
+            go_back()
+
+        return forget_and_go_back
 
     def accounts(self) -> dict[Signal, Account]:
         """Return what became of everything emitted so far, by signal."""

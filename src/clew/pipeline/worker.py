@@ -76,25 +76,29 @@ class ExportWorker:
         self._stopping = False
         self._metrics_due = clock.monotonic_s() + self._settings.metric_interval_s
         self._encoders: dict[Signal, Encoder] = {signal: self._make_encoder() for signal in SIGNALS}
+        self._said: deque[tuple[Any, ...]] = deque()
         self._lay_lanes()
 
     def _lay_lanes(self) -> None:
-        self._ledger = Ledger()
-        self._said: deque[tuple[Any, ...]] = deque()
+        ledger = Ledger()
         breakers: dict[str, Breaker] = {}
-        self._lanes: dict[Signal, Lane] = {}
+        lanes: dict[Signal, Lane] = {}
         for signal in SIGNALS:
             destination = self._settings.destination(signal)
-            self._lanes[signal] = Lane(
+            lanes[signal] = Lane(
                 signal,
                 destination,
                 address_breaker=breakers.setdefault(destination.address, Breaker()),
                 transport=self._transport,
                 spool=self._spool,
-                ledger=self._ledger,
+                ledger=ledger,
                 say=lambda *what: self._said.append(what),
             )
         self._room = self._settings.max_queue_size
+        self._take(ledger, lanes)
+
+    def _take(self, ledger: Ledger, lanes: dict[Signal, Lane]) -> None:
+        self._ledger, self._lanes = ledger, lanes
         self._spans, self._count_span_lost = self._lanes["traces"].queue, self._lanes["traces"].overflow.add
         self._logs, self._count_log_lost = self._lanes["logs"].queue, self._lanes["logs"].overflow.add
 
@@ -108,12 +112,21 @@ class ExportWorker:
             self._spool.reset_after_fork()
         self._start_anew()
 
-    def redirect(self, transport: Transport, spool: Spool | None) -> tuple[Transport, Spool | None]:
-        """Send to another transport from now on, and return what was used before; the account starts at zero."""
-        previous = self._transport, self._spool
-        self._transport, self._spool = transport, spool
+    def redirect(self, transport: Transport) -> Callable[[], None]:
+        """Send to another transport from now on, and to no disk, with an account that starts at zero.
+
+        Returns:
+            What goes back to all that was before: the transport, the disk and the account.
+        """
+        before, ledger, lanes = (self._transport, self._spool), self._ledger, self._lanes
+        self._transport, self._spool = transport, None
         self._lay_lanes()
-        return previous
+
+        def go_back() -> None:
+            self._transport, self._spool = before
+            self._take(ledger, lanes)
+
+        return go_back
 
     def add_span(self, span: Any) -> None:
         """Queue a finished span. Never blocks, never raises."""
