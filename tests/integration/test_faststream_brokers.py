@@ -11,7 +11,7 @@ import pytest
 from faststream import AckPolicy
 from faststream.exceptions import NackMessage, RejectMessage
 from faststream.kafka import KafkaBroker, TestKafkaBroker
-from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue, TestRabbitBroker
+from faststream.rabbit import QueueType, RabbitBroker, RabbitExchange, RabbitQueue, TestRabbitBroker
 from faststream.rabbit.testing import build_message
 
 import clew
@@ -182,6 +182,38 @@ def test_what_becomes_of_a_message_of_rabbitmq(
         async with TestRabbitBroker(broker):
             with suppress(ValueError):
                 await broker.publish(1, "documents")
+
+    asyncio.run(main())
+    assert statuses(history) == [status]
+    assert dead_letters(captured_telemetry) == (status == "dead_lettered")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "before", "status"),
+    [
+        ({"x-delivery-limit": 2}, 1, "failed"),
+        ({"x-delivery-limit": 2}, 2, "dead_lettered"),
+        ({"x-delivery-limit": 0}, None, "dead_lettered"),
+        ({"x-delivery-limit": "two"}, 2, "failed"),
+        ({"x-delivery-limit": 2}, "2", "failed"),
+        (None, 20, "failed"),
+    ],
+    ids=["not yet", "the last", "none allowed", "a limit that is none", "a count that is none", "no limit declared"],
+)
+def test_a_quorum_queue_takes_a_message_back_until_its_limit(
+    history: History, captured_telemetry: CapturedTelemetry, arguments: Any, before: Any, status: str
+) -> None:
+    async def main() -> None:
+        broker = clew.instrument(RabbitBroker())
+        queue = RabbitQueue("documents", queue_type=QueueType.QUORUM, durable=True, arguments=arguments)
+
+        @broker.subscriber(queue, ack_policy=AckPolicy.NACK_ON_ERROR)  # type: ignore[untyped-decorator]
+        async def work(body: int) -> None:
+            raise RuntimeError("never")
+
+        async with TestRabbitBroker(broker):
+            with suppress(RuntimeError):
+                await broker.publish(1, queue, headers={} if before is None else {"x-delivery-count": before})
 
     asyncio.run(main())
     assert statuses(history) == [status]

@@ -226,7 +226,7 @@ def fate_of(handler: Any, msg: StreamMessage[Any], error: BaseException | None) 
     if hasattr(raw, "redelivered"):
         options = error.extra_options if isinstance(error, (NackMessage, RejectMessage)) else {}
         requeued = options.get("requeue", asked is AckStatus.NACKED)
-        return kept if requeued else "dead_lettered"
+        return kept if requeued and not _is_last_of_quorum(handler, msg) else "dead_lettered"
     if asked is AckStatus.NACKED:
         return "dead_lettered" if _is_last_delivery(handler, raw) else kept
     if _metadata(raw) is not None:
@@ -274,6 +274,16 @@ def _is_last_delivery(handler: Any, raw: Any) -> bool:
     metadata = _metadata(raw)
     allowed = getattr(getattr(handler, "config", None), "max_deliver", None)
     return metadata is not None and isinstance(allowed, int) and 0 < allowed <= metadata.num_delivered
+
+
+def _is_last_of_quorum(handler: Any, msg: StreamMessage[Any]) -> bool:
+    """Tell whether a quorum queue of RabbitMQ takes a message back no more, by the limit that the app has declared for it.
+
+    Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    """
+    arguments = getattr(getattr(handler, "queue", None), "arguments", None) or {}
+    allowed, before = arguments.get("x-delivery-limit"), msg.headers.get("x-delivery-count", 0)
+    return isinstance(allowed, int) and isinstance(before, int) and 0 <= allowed <= before
 
 
 def _metadata(raw: Any) -> Any | None:
