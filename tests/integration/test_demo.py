@@ -170,11 +170,11 @@ class TestOnce:
         shown = {
             "agents list": "topicizer",
             "agents status topicizer": "topicizer",
-            "agents history": "processor",
-            "agents handoffs": "exporter",
+            "agents history --limit 500": "processor",
+            "agents handoffs --limit 500": "exporter",
             "agents graph": "processor",
             "queues list": "documents.ready",
-            "queues messages": "agents.topicizer",
+            "queues messages --limit 500": "agents.topicizer",
             "llm usage": "clew-extractive-1",
             "jobs list": "verify_document",
         }
